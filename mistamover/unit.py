@@ -1,0 +1,190 @@
+"""Units and the decisions about them: pure functions of values, with time as an argument.
+
+Paths are relative to the spool, ``/`` between the parts, decoded by ``os.fsdecode``: bytes that are no UTF-8
+become lone surrogates and come back byte for byte by ``os.fsencode``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+from fnmatch import translate
+from typing import NamedTuple
+
+from mistamover.errors import UnitError
+
+BATCH_FILES = 1024
+BATCH_BYTES = 256 * 2**20
+LONGEST_WAIT = 6 * 3600.0
+"""Seconds after which the doubling of a failing unit's wait stops."""
+
+OWN_NAME = ".mistamover"
+"""The one name that is ours in a spool and in a target directory."""
+OWN_PLACES = ("lock", "trash", "quarantine")
+"""What lies there in a spool; beside it, where others push into that spool, their staged files by stream."""
+
+
+class State(str, Enum):
+    """Where a unit is in its life (``docs/design.rst``, "The life of a file")."""
+
+    FOUND = "found"
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    REMOVED = "removed"
+    QUARANTINED = "quarantined"
+
+
+_END = 2**63
+"""What databases cannot hold any more: inodes of some file systems, and times after the year 2262."""
+
+
+class Identity(NamedTuple):
+    """What makes a file the very file that was found. Any change to it shows in at least one of these."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> Identity:
+        """The identity of the file that ``stat`` describes."""
+        ino, mtime_ns = stat.st_ino, stat.st_mtime_ns
+        if ino >= _END or mtime_ns >= _END:
+            ino, mtime_ns = ino - 2 * _END if ino >= _END else ino, min(mtime_ns, _END - 1)
+        return cls(stat.st_dev, ino, stat.st_size, mtime_ns, stat.st_ctime_ns)
+
+    def is_same_but_for_ctime(self, other: Identity) -> bool:
+        """Whether both are one unchanged file that may have been renamed: renaming moves the ctime."""
+        return self[:4] == other[:4]
+
+
+class Unit(NamedTuple):
+    """One file on its way. Values: every step makes a new one."""
+
+    path: str
+    identity: Identity
+    staged: str = ""
+    """Its name in the staging directory: hexadecimal, ours."""
+    digest: str = ""
+    """Of the bytes that were read at the source, hexadecimal; empty until it was sent."""
+    proof: str = ""
+    """How it was shown that the target holds these bytes; empty until it was verified."""
+    is_update: bool = False
+    """Whether the target's file of its name is an earlier delivery of this mirror, which it may replace."""
+
+    @property
+    def size(self) -> int:
+        """Bytes when it was found."""
+        return self.identity.size
+
+
+class Outcome(NamedTuple):
+    """What came of one verb for one unit: the unit as it is now, or the unit with its error."""
+
+    unit: Unit
+    error: UnitError | None = None
+
+
+class Record(NamedTuple):
+    """What the ledger last knew of a path at the target."""
+
+    id: int
+    identity: Identity
+    state: State
+    attempts: int
+    next_try: float
+    """Seconds since the epoch; 0 where nothing waits."""
+    reason: str
+
+
+class Verdict(str, Enum):
+    """What a pass does with a unit that it found."""
+
+    SEND = "send"
+    REMOVE = "remove"
+    """Delivered before, and still the same file: only its removal is missing."""
+    WAIT = "wait"
+    """Failed before; its time has not come."""
+    HOLD = "hold"
+    """In quarantine, until a person releases it or it changes."""
+    KEEP = "keep"
+    """Mirrored before, and unchanged since."""
+
+
+def judge(unit: Unit, record: Record | None, *, mirror: bool, now: float) -> Verdict:
+    """Decide about a unit from what the ledger knows of it; ``now`` in seconds since the epoch.
+
+    A record of another version of the file says nothing about this one. A time of next try that lies too
+    far ahead was written before the clock was set back, and binds nobody.
+    """
+    if record is None or record.identity != unit.identity:
+        return Verdict.SEND
+    if record.state is State.DELIVERED:
+        return Verdict.KEEP if mirror else Verdict.REMOVE
+    if record.state is State.QUARANTINED:
+        return Verdict.HOLD
+    if record.state is State.WAITING and now < record.next_try <= now + LONGEST_WAIT:
+        return Verdict.WAIT
+    return Verdict.SEND
+
+
+def next_wait(attempts: int, interval: float, jitter: float) -> float:
+    """Seconds until a unit that failed ``attempts`` times is tried again.
+
+    ``interval`` doubles with each failure; ``jitter`` in 0..1 spreads the tries over the upper half.
+    """
+    wait = min(interval * 2.0 ** min(attempts - 1, 40), LONGEST_WAIT)
+    return wait * (0.5 + jitter / 2)
+
+
+def looks_settled(identity: Identity, settle_time: float, now: float) -> bool:
+    """Whether a file found just now was left alone for ``settle_time`` seconds; ``now`` since the epoch.
+
+    The ctime is what no program can set back; a time in the future proves nothing, so such a file has to
+    be watched.
+    """
+    newest = max(identity.mtime_ns, identity.ctime_ns) / 1e9
+    return newest <= now - settle_time
+
+
+class Ignored:
+    """Which names are no units: dot-names and those that match one of the patterns."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        import re
+
+        self._match: Callable[[str], object] = re.compile(
+            "|".join(translate(pattern) for pattern in patterns) or r"(?!)"
+        ).match
+
+    def __call__(self, name: str) -> bool:
+        """Whether the file or directory called ``name`` is to be left alone."""
+        return name[0] == "." or self._match(name) is not None
+
+
+ORDERS: dict[str, Callable[[Unit], int]] = {
+    "oldest": lambda unit: unit.identity.mtime_ns,
+    "newest": lambda unit: -unit.identity.mtime_ns,
+    "smallest": lambda unit: unit.identity.size,
+    "largest": lambda unit: -unit.identity.size,
+}
+
+
+def batches(units: Iterable[Unit], files: int = BATCH_FILES, size: int = BATCH_BYTES) -> Iterator[list[Unit]]:
+    """Cut units into batches of up to ``files`` files and ``size`` bytes; a larger file is alone in its own."""
+    batch: list[Unit] = []
+    filled = 0
+    for unit in units:
+        if batch and filled + unit.size > size:
+            yield batch
+            batch, filled = [], 0
+        batch.append(unit)
+        filled += unit.size
+        if len(batch) == files:
+            yield batch
+            batch, filled = [], 0
+    if batch:
+        yield batch
