@@ -1,0 +1,188 @@
+"""What the standard library lacks for careful work with files: all of it below a directory held open.
+
+Paths are walked part by part from a directory descriptor and no symbolic link is followed on the way, so
+that nobody who renames directories under our hands leads us out of the root (openat(2), O_NOFOLLOW).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ctypes
+    from collections.abc import Callable
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""O_NONBLOCK: a FIFO that was put in a file's place must not make us wait for its writer."""
+CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+CREATE_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_RENAME_NOREPLACE = 1
+_NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+class Below:
+    """A directory held open, and the last directory below it that was walked to.
+
+    Not for use by two threads at once: each takes its own.
+    """
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._path = ""
+        self._fd = root
+
+    def parent(self, path: str) -> tuple[int, str]:
+        """The descriptor of the directory that holds ``path``, and the last part of it."""
+        directory, _, name = path.rpartition("/")
+        return self.directory(directory), name
+
+    def directory(self, path: str, *, create: bool = False) -> int:
+        """The descriptor of the directory ``path``, good until the next call; ``""`` is the root itself."""
+        if path != self._path or create:
+            self.forget()
+            self._fd = open_directory(self._root, path, create=create)
+            self._path = path
+        return self._fd
+
+    def forget(self) -> None:
+        """Let go of the directory walked to: it may have been renamed or removed since."""
+        if self._fd != self._root:
+            os.close(self._fd)
+        self._fd, self._path = self._root, ""
+
+
+def open_directory(root: int, path: str, *, create: bool = False) -> int:
+    """Open the directory ``path`` below ``root``; with ``create``, make what is missing of it."""
+    if not path:
+        return root
+    fd = root
+    try:
+        for part in path.split("/"):
+            if create:
+                make_directory(part, fd)
+            below = os.open(part, DIRECTORY, dir_fd=fd)
+            if fd != root:
+                os.close(fd)
+            fd = below
+    except OSError:
+        if fd != root:
+            os.close(fd)
+        raise
+    return fd
+
+
+def make_directory(name: str, dir_fd: int, mode: int = 0o777) -> None:
+    """Make a directory unless something of that name is there."""
+    try:
+        os.mkdir(name, mode, dir_fd=dir_fd)
+    except FileExistsError:
+        return
+    os.fsync(dir_fd)
+
+
+def rename_new(source: str, source_fd: int, target: str, target_fd: int) -> None:
+    """Rename a file to a name that must be free; raises ``FileExistsError`` where it is not.
+
+    renameat2(2) with RENAME_NOREPLACE; where the file system does not know it, link and unlink.
+    """
+    if _renameat2(source, source_fd, target, target_fd):
+        return
+    os.link(source, target, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+    os.unlink(source, dir_fd=source_fd)
+
+
+def _renameat2(source: str, source_fd: int, target: str, target_fd: int) -> bool:
+    import ctypes
+
+    if (function := _libc_renameat2()) is None:
+        return False
+    if function(source_fd, os.fsencode(source), target_fd, os.fsencode(target), _RENAME_NOREPLACE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _NOT_SUPPORTED:
+        return False
+    raise OSError(code, os.strerror(code), source, None, target)
+
+
+@lru_cache
+def _libc() -> ctypes.CDLL:
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
+@lru_cache
+def _libc_renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
+    import ctypes
+
+    function: ctypes._NamedFuncPointer | None = getattr(_libc(), "renameat2", None)
+    if function is None:
+        return None
+    function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+    return function
+
+
+def is_being_written(fd: int) -> bool | None:
+    """Whether any process of this host has the file of ``fd`` open for writing; None where nobody can say."""
+    if leased := lease(fd):
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return None if leased is None else not leased
+
+
+def lease(fd: int) -> bool | None:
+    """Have the kernel hold up whoever opens the file of ``fd`` for writing, until ``fd`` is closed.
+
+    A read lease (fcntl(2), F_SETLEASE), refused (False) while there is a writer; None where there are none: only
+    the file's owner and root may ask. The caller's process must ignore SIGIO, which a writer that arrives causes.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def has_lease(fd: int) -> bool:
+    """Whether nobody has tried to write since :func:`lease`."""
+    return fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK
+
+
+def sync_directory(fd: int) -> None:
+    """Put the names in a directory on disk; file systems that cannot are taken at their word."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+
+
+def sync_file_system(fd: int) -> bool:
+    """Put all of the file system that ``fd`` is on, on disk (syncfs(2)); False where the system cannot.
+
+    Raises ``OSError`` where anything was not written, since Linux 5.8.
+    """
+    import ctypes
+
+    if (function := getattr(_libc(), "syncfs", None)) is None:
+        return False
+    if function(fd) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return True
+
+
+def lock(fd: int) -> bool:
+    """Take the lock (flock(2)) that goes with the open file ``fd``; False where another process has it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,468 @@
+"""The near side of a stream: find units, read them, remove them, set them aside.
+
+Everything of ours lives in ``SPOOL/.mistamover/``, on the spool's own file system, so that every hand-over is
+one rename. A mirrored spool is only read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+from mistamover import digest, fs
+from mistamover.errors import Held, SourceGone, SourceMoved, SpoolError, UnitError
+from mistamover.unit import OWN_NAME, Identity, Unit
+
+TRASH = f"{OWN_NAME}/trash"
+QUARANTINE = f"{OWN_NAME}/quarantine"
+REASON = ".reason"
+LONGEST_NUMBER = 19
+"""Digits of what SQLite takes for a number."""
+
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+class Skipped(NamedTuple):
+    """Something in the spool that is no unit, and why."""
+
+    path: str
+    reason: str
+    is_trouble: bool = False
+    """Whether a person would miss what is in it."""
+
+
+class Source:
+    """One unit open for reading: hashed as it is read, and the very file that was found, or an error."""
+
+    def __init__(self, fd: int, unit: Unit, hasher: digest.Hasher, mode: int) -> None:
+        self.fd = fd
+        self.unit = unit
+        self.mode = mode
+        """Permission bits; never those that give a program its owner's rights, always that to read it back."""
+        self._hasher = hasher
+
+    def chunks(self, buffer: bytearray) -> Iterator[memoryview]:
+        """Give the bytes, each time as a view of ``buffer`` that is good until the next one is asked for."""
+        view = memoryview(buffer)
+        left = self.unit.size
+        while left:
+            try:
+                got = os.readv(self.fd, [view[: min(left, len(buffer))]])
+            except OSError as error:
+                raise UnitError(f"cannot be read: {error.strerror}") from error
+            if not got:
+                raise SourceMoved("it shrank while it was read")
+            self._hasher.update(view[:got])
+            yield view[:got]
+            left -= got
+
+    def take(self) -> tuple[Unit, bytes]:
+        """All bytes of a small unit, and the unit as :meth:`finish` gives it."""
+        try:
+            data = os.read(self.fd, self.unit.size)
+        except OSError as error:
+            raise UnitError(f"cannot be read: {error.strerror}") from error
+        if len(data) != self.unit.size:
+            raise SourceMoved("it shrank while it was read")
+        self._hasher.update(data)
+        return self.finish(), data
+
+    def finish(self) -> Unit:
+        """The unit with the digest of what was read, provided that the file is still what was found."""
+        if Identity.of(os.fstat(self.fd)) != self.unit.identity:
+            raise SourceMoved("it changed while it was read")
+        return self.unit._replace(digest=self._hasher.hexdigest())
+
+    def close(self) -> None:
+        """Let go of the file; harmless when repeated."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Reader:
+    """Opens the units of a spool, for one thread."""
+
+    def __init__(self, root: int, algorithm: str) -> None:
+        self._below = fs.Below(root)
+        self._hasher = digest.ALGORITHMS[algorithm]
+        self._writers: frozenset[tuple[int, int]] | None = None
+
+    def open(self, unit: Unit) -> Source:
+        """Open a unit; raises :class:`SourceMoved` where it is not, or not yet, what was found."""
+        try:
+            parent, name = self._below.parent(unit.path)
+            fd = os.open(name, fs.FILE, dir_fd=parent)
+        except OSError as error:
+            self._below.forget()
+            raise _cannot_open(error) from error
+        try:
+            found = os.fstat(fd)
+            if Identity.of(found) != unit.identity:
+                raise SourceMoved("it changed since it was found")
+            if self._is_being_written(fd, unit.identity):
+                raise SourceMoved("a program has it open for writing")
+        except BaseException:
+            os.close(fd)
+            raise
+        return Source(fd, unit, self._hasher(), found.st_mode & 0o777 | 0o400)
+
+    def _is_being_written(self, fd: int, identity: Identity) -> bool:
+        if (answer := fs.is_being_written(fd)) is not None:
+            return answer
+        # Files of other owners: the kernel gives us no lease, /proc shows at least our own programs.
+        if self._writers is None:
+            self._writers = frozenset(_files_open_for_writing())
+        return identity[:2] in self._writers
+
+    def forget(self) -> None:
+        """Begin anew: what was learnt of directories and of writers may be so no longer."""
+        self._below.forget()
+        self._writers = None
+
+
+def _cannot_open(error: OSError) -> UnitError:
+    if isinstance(error, FileNotFoundError):
+        return SourceGone("it is gone")
+    if isinstance(error, PermissionError):
+        return UnitError("no permission to read it; give the user that runs mistamover the right to")
+    if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+        return SourceMoved("a directory, link or socket took its place")
+    return UnitError(f"cannot be opened: {error.strerror}")
+
+
+class Spool:
+    """The directory in which the units of a stream appear."""
+
+    def __init__(self, directory: Path, *, mirror: bool, algorithm: str = "sha256") -> None:
+        self.directory = directory
+        self._mirror = mirror
+        self._algorithm = algorithm
+        self._lock: int | None = None
+        self._mtimes: dict[str, float] = {}
+        self._trash: int | None = None
+        # A writer that opens a file while we hold a lease on it makes the kernel send SIGIO, which kills.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGIO, signal.SIG_IGN)
+        try:
+            self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SpoolError(f"{directory}: the spool cannot be opened: {error.strerror}") from error
+        self._device = os.fstat(self._root).st_dev
+        self._below = fs.Below(self._root)
+
+    def close(self) -> None:
+        """Give the lock back and let go of the directory."""
+        self._below.forget()
+        for fd in (self._trash, self._lock, self._root):
+            if fd is not None:
+                os.close(fd)
+
+    def hold(self) -> None:
+        """Take the spool for this process; raises :class:`Held` where another moves from it already.
+
+        A mirrored spool is not ours to write in, and several streams may read one.
+        """
+        if self._mirror:
+            return
+        try:
+            own = self._below.directory(OWN_NAME, create=True)
+            self._lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=own)
+        except OSError as error:
+            raise SpoolError(
+                f"{self.directory}: no permission to move files out of here ({error.strerror}); "
+                "run as its owner, or set transfer_mode = mirror"
+            ) from error
+        if not fs.lock(self._lock):
+            raise Held(f"{self.directory}: another mistamover moves from this spool; let it end, or stop it")
+
+    def has_stop_file(self, name: str) -> bool:
+        """Whether somebody asked for a pause."""
+        try:
+            os.stat(name, dir_fd=self._root, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    # -- find ------------------------------------------------------------------------------------------
+
+    def scan(
+        self, ignored: Callable[[str], bool], skip: Callable[[Skipped], None] = lambda _: None
+    ) -> Iterator[Unit]:
+        """Yield every file below the spool that is a unit; what else is there goes to ``skip``."""
+        self._mtimes.clear()
+        directories = [""]
+        below = fs.Below(self._root)
+        while directories:
+            path = directories.pop()
+            try:
+                fd = below.directory(path)
+                found = os.fstat(fd)
+                self._mtimes[path] = found.st_mtime
+                if found.st_dev != self._device and not self._mirror:
+                    skip(Skipped(path, "is on another file system; give it a stream of its own", is_trouble=True))
+                    continue
+                yield from self._scan_directory(fd, path, ignored, skip, directories)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if not path:
+                    raise SpoolError(f"{self.directory}: cannot be read: {error.strerror}") from error
+                skip(Skipped(path, f"cannot be read: {error.strerror}", is_trouble=True))
+        below.forget()
+
+    @staticmethod
+    def _scan_directory(
+        fd: int,
+        path: str,
+        ignored: Callable[[str], bool],
+        skip: Callable[[Skipped], None],
+        directories: list[str],
+    ) -> Iterator[Unit]:
+        prefix = f"{path}/" if path else ""
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                name = entry.name
+                if ignored(name):
+                    skip(Skipped(prefix + name, "its name is ignored"))
+                elif entry.is_file(follow_symlinks=False):
+                    try:
+                        found = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    yield Unit(prefix + name, Identity.of(found))
+                elif entry.is_dir(follow_symlinks=False):
+                    directories.append(prefix + name)
+                else:
+                    skip(Skipped(prefix + name, f"is {_kind_of(entry)}"))
+
+    def look_again(self, units: Iterable[Unit]) -> Iterator[Unit | None]:
+        """Each unit as it is now; None for one that is gone."""
+        for unit in units:
+            identity = self.identity(unit.path)
+            yield None if identity is None else unit._replace(identity=identity)
+
+    def identity(self, path: str) -> Identity | None:
+        """The identity of the regular file of that name; None where there is none."""
+        try:
+            parent, name = self._below.parent(path)
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except OSError:
+            self._below.forget()
+            return None
+        return Identity.of(found) if stat.S_ISREG(found.st_mode) else None
+
+    # -- read ------------------------------------------------------------------------------------------
+
+    def reader(self) -> Reader:
+        """What one thread needs to open units."""
+        return Reader(self._root, self._algorithm)
+
+    # -- remove ----------------------------------------------------------------------------------------
+
+    def remove(self, unit: Unit, record: int) -> None:
+        """Remove a delivered unit's source, if it is still the very file that was sent.
+
+        It is first renamed into the trash: what anyone puts under its name from then on is safe from us.
+        """
+        changed = SourceMoved("it changed after it was sent; the new version will be sent too")
+        try:
+            parent, name = self._below.parent(unit.path)
+            fd = os.open(name, fs.FILE, dir_fd=parent)
+        except OSError as error:
+            self._below.forget()
+            raise _cannot_open(error) from error
+        try:
+            # While we hold the lease nobody begins to write: renaming moves the ctime, so that from then on it
+            # does not tell any more whether the content changed.
+            is_leased = fs.lease(fd)
+            if is_leased is False or Identity.of(os.fstat(fd)) != unit.identity:
+                raise changed
+            trash = self._trash_directory()
+            captured = _captured(record, unit.path)
+            fs.rename_new(name, parent, captured, trash)
+            if _is_unchanged(captured, trash, unit.identity) and (not is_leased or fs.has_lease(fd)):
+                os.unlink(captured, dir_fd=trash)
+            else:
+                fs.rename_new(captured, trash, name, parent)
+                raise changed
+        except OSError as error:
+            raise _cannot_remove(error) from error
+        finally:
+            os.close(fd)
+
+    def _trash_directory(self) -> int:
+        if self._trash is None:
+            self._trash = self._own(TRASH)
+        return self._trash
+
+    def _own(self, path: str) -> int:
+        """A descriptor, the caller's to close, of a directory of ours, which is made when first needed."""
+        return fs.open_directory(self._root, path, create=True)
+
+    def recover(self, known: Callable[[int], tuple[str, Identity, bool] | None]) -> Iterator[tuple[str, str]]:
+        """Finish what a crash left in the trash; yields path and what was done with it.
+
+        ``known`` tells from a record's number its path, identity, and whether it was delivered. A delivered
+        file is unlinked; one that changed since goes back to its name, or stays where it is if that is taken.
+        """
+        if self._mirror or not self._exists(TRASH):
+            return
+        trash = self._trash_directory()
+        for name in os.listdir(trash):
+            number = name.partition("-")[0]
+            record = known(int(number)) if number.isdecimal() and len(number) < LONGEST_NUMBER else None
+            if record is None or name != _captured(int(number), record[0]):
+                yield (
+                    f"{TRASH}/{name}",
+                    "kept: the record of what was moved from where is lost; look where it belongs",
+                )
+            else:
+                yield record[0], self._recover_one(trash, name, *record)
+
+    def _recover_one(self, trash: int, name: str, path: str, identity: Identity, delivered: bool) -> str:
+        try:
+            if delivered and _is_unchanged(name, trash, identity) and not _is_open_for_writing(name, trash):
+                os.unlink(name, dir_fd=trash)
+                return "removed: it had been delivered"
+            directory, _, last = path.rpartition("/")
+            fs.rename_new(name, trash, last, self._below.directory(directory, create=True))
+        except OSError as error:
+            return f"kept as {self.directory}/{TRASH}/{name}: {error.strerror}"
+        return "put back"
+
+    def _exists(self, path: str) -> bool:
+        try:
+            os.close(fs.open_directory(self._root, path))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def prune(self, directories: Iterable[str], settle_time: float, now: float) -> set[str]:
+        """Remove those of the directories that are empty, and their parents that thereby become so.
+
+        Gives back those to look at again: a directory that was changed less than ``settle_time`` seconds
+        before the scan may be about to be written in by its owner. ``now`` in seconds since the epoch.
+        """
+        again: set[str] = set()
+        waiting = sorted(directories, key=len)
+        while waiting:
+            path = waiting.pop()
+            if self._mtimes.get(path, now) > now - settle_time:
+                again.add(path)
+            elif self._prune_one(path) and (parent := path.rpartition("/")[0]) and parent not in waiting:
+                waiting.append(parent)
+                waiting.sort(key=len)
+        return again
+
+    def _prune_one(self, path: str) -> bool:
+        try:
+            parent, name = self._below.parent(path)
+            os.rmdir(name, dir_fd=parent)
+        except OSError:
+            self._below.forget()
+            return False
+        return True
+
+    # -- set aside ---------------------------------------------------------------------------------------
+
+    def quarantine(self, unit: Unit, record: int, reason: str) -> None:
+        """Set a unit aside, with the reason beside it, until :meth:`release`. A mirrored one stays in place."""
+        if self._mirror:
+            return
+        try:
+            aside = self._own(f"{QUARANTINE}/{record}")
+        except OSError as error:
+            raise _cannot_remove(error) from error
+        try:
+            with open(os.open(REASON, fs.CREATE, 0o644, dir_fd=aside), "wb") as file:
+                file.write(os.fsencode(f"{unit.path}\n{reason}\n"))
+            parent, name = self._below.parent(unit.path)
+            fs.rename_new(name, parent, name, aside)
+        except OSError as error:
+            raise _cannot_remove(error) from error
+        finally:
+            os.close(aside)
+
+    def release(self, path: str, record: int) -> None:
+        """Put a unit back from quarantine under its name; raises ``UnitError`` where that is taken."""
+        if self._mirror:
+            return
+        directory, _, name = path.rpartition("/")
+        try:
+            aside = fs.open_directory(self._root, f"{QUARANTINE}/{record}")
+        except OSError as error:
+            raise UnitError(f"{path}: not in quarantine any more") from error
+        try:
+            fs.rename_new(name, aside, name, self._below.directory(directory, create=True))
+            with suppress(FileNotFoundError):
+                os.unlink(REASON, dir_fd=aside)
+            os.rmdir(str(record), dir_fd=self._below.directory(QUARANTINE))
+        except FileExistsError as error:
+            raise UnitError(f"{path}: the spool holds another file of that name; move it first") from error
+        except OSError as error:
+            raise UnitError(f"{path}: cannot be put back: {error.strerror}") from error
+        finally:
+            os.close(aside)
+
+
+def _captured(record: int, path: str) -> str:
+    """The name in the trash: its end says whether a record with that number means this file at all."""
+    return f"{record}-{sha256(os.fsencode(path)).hexdigest()[:16]}"
+
+
+def _is_unchanged(name: str, dir_fd: int, identity: Identity) -> bool:
+    return Identity.of(os.stat(name, dir_fd=dir_fd, follow_symlinks=False)).is_same_but_for_ctime(identity)
+
+
+def _is_open_for_writing(name: str, dir_fd: int) -> bool:
+    fd = os.open(name, fs.FILE, dir_fd=dir_fd)
+    try:
+        return bool(fs.is_being_written(fd))
+    finally:
+        os.close(fd)
+
+
+def _kind_of(entry: os.DirEntry[str]) -> str:
+    try:
+        return _KINDS.get(stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode), "no regular file")
+    except OSError:
+        return "gone"
+
+
+def _cannot_remove(error: OSError) -> UnitError:
+    if isinstance(error, FileNotFoundError):
+        return SourceGone("it is gone")
+    return UnitError(f"cannot be taken out of the spool: {error.strerror}")
+
+
+def _files_open_for_writing() -> Iterator[tuple[int, int]]:
+    """(device, inode) of every file that a process whose descriptors we may see has open for writing."""
+    import psutil
+
+    for process in psutil.process_iter():
+        try:
+            files = process.open_files()
+        except psutil.Error:
+            continue
+        for file in files:
+            if file.mode != "r":
+                try:
+                    found = os.stat(file.path)
+                except OSError:
+                    continue
+                yield Identity.of(found)[:2]
