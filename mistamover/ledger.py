@@ -1,0 +1,308 @@
+"""The durable record of one stream: what was delivered where, with which digest and proof, and what failed why.
+
+SQLite with a rollback journal (TRUNCATE) and ``synchronous=FULL``: what :meth:`Ledger.deliver` returned from is
+on disk. No WAL: older SQLite can corrupt it (https://www.sqlite.org/wal.html#walresetbug), and it does not work
+on network file systems.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from mistamover import fs
+from mistamover.errors import Held, LedgerError
+from mistamover.unit import Identity, Record, State, Unit
+
+VERSION = 1
+TIMEOUT = 10.0
+"""Seconds to wait for another process that reads or writes."""
+
+_SCHEMA = """
+CREATE TABLE delivery (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    path BLOB NOT NULL,
+    target TEXT NOT NULL,
+    state TEXT NOT NULL,
+    dev INTEGER NOT NULL, ino INTEGER NOT NULL, size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+    algorithm TEXT NOT NULL DEFAULT '', digest TEXT NOT NULL DEFAULT '', proof TEXT NOT NULL DEFAULT '',
+    attempts INTEGER NOT NULL DEFAULT 0,
+    next_try REAL NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT '',
+    changed REAL NOT NULL
+) STRICT;
+CREATE INDEX delivery_open ON delivery (path, target) WHERE state <> 'removed';
+"""
+
+_COLUMNS = "id, path, target, state, size, algorithm, digest, proof, attempts, next_try, reason, changed"
+
+
+class Entry(NamedTuple):
+    """One row of the record, for people."""
+
+    id: int
+    path: str
+    target: str
+    state: State
+    size: int
+    algorithm: str
+    digest: str
+    proof: str
+    attempts: int
+    next_try: float
+    reason: str
+    changed: float
+    """Seconds since the epoch at which it came into this state."""
+
+
+class View:
+    """What the record of one stream says, read without holding it; also where there is none yet.
+
+    ``target`` names where the units go (``sftp://user@host/dir``); rows of other targets are not seen.
+    """
+
+    def __init__(self, directory: Path, target: str) -> None:
+        self.path = directory / "ledger.sqlite"
+        self._target = target
+        self._db = self._connect()
+        try:
+            with self._explained():
+                self._is_empty = self._has_no("1")
+                self._has_waiting = not self._has_no(f"state = '{State.WAITING.value}'")
+        except LedgerError:
+            self._db.close()
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
+        with self._explained():
+            return _open_to_read(self.path) or _with_schema(sqlite3.connect(":memory:", isolation_level=None))
+
+    def _has_no(self, condition: str) -> bool:
+        query = f"SELECT 1 FROM delivery WHERE {condition} LIMIT 1"  # noqa: S608 - ours
+        return self._db.execute(query).fetchone() is None
+
+    def close(self) -> None:
+        """Let go of the record."""
+        self._db.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise LedgerError(f"{self.path}: {error}; nothing is moved without a record") from error
+
+    def record(self, path: str) -> Record | None:
+        """What was last known of this path, unless it was moved away for good."""
+        if self._is_empty:
+            return None
+        with self._explained():
+            row = self._db.execute(
+                "SELECT id, dev, ino, size, mtime_ns, ctime_ns, state, attempts, next_try, reason"
+                " FROM delivery WHERE path = ? AND target = ? AND state <> 'removed' ORDER BY id DESC LIMIT 1",
+                (os.fsencode(path), self._target),
+            ).fetchone()
+        return row and Record(row[0], Identity(*row[1:6]), State(row[6]), row[7], row[8], row[9])
+
+    def has_delivered(self, path: str) -> bool:
+        """Whether any version of this path was delivered, and not moved away."""
+        with self._explained():
+            row = self._db.execute(
+                "SELECT 1 FROM delivery WHERE path = ? AND target = ?"
+                " AND state <> 'removed' AND state = 'delivered'",
+                (os.fsencode(path), self._target),
+            ).fetchone()
+        return row is not None
+
+    def known(self, record: int) -> tuple[str, Identity, bool] | None:
+        """Path, identity, and whether it was delivered, of the record with this number."""
+        with self._explained():
+            row = self._db.execute(
+                "SELECT path, dev, ino, size, mtime_ns, ctime_ns, state FROM delivery WHERE id = ?", (record,)
+            ).fetchone()
+        if row is None:
+            return None
+        return os.fsdecode(row[0]), Identity(*row[1:6]), row[6] in (State.DELIVERED, State.REMOVED)
+
+
+class Ledger(View):
+    """The record of one stream, held by its one writer."""
+
+    def __init__(self, directory: Path, target: str, algorithm: str) -> None:
+        self._algorithm = algorithm
+        try:
+            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise LedgerError(f"{directory}: no place for the ledger: {error.strerror}") from error
+        if not fs.lock(self._lock):
+            os.close(self._lock)
+            raise Held(f"{directory}: another mistamover runs this stream; let it end, or stop it")
+        try:
+            super().__init__(directory, target)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
+        with self._explained():
+            return _open(self.path)
+
+    def close(self) -> None:
+        """Let go of the record and of its lock."""
+        super().close()
+        os.close(self._lock)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._explained():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    # -- what happened -----------------------------------------------------------------------------------
+
+    def deliver(self, units: Sequence[Unit], now: float) -> list[int]:
+        """Record units as delivered, on disk when this returns; gives the number of each one's record."""
+        with self._transaction() as db:
+            return [self._insert(db, unit, State.DELIVERED, now) for unit in units]
+
+    def removed(self, records: Iterable[int], now: float) -> None:
+        """Record that the sources of these deliveries are gone."""
+        with self._transaction() as db:
+            db.executemany(
+                "UPDATE delivery SET state = ?, changed = ? WHERE id = ?",
+                ((State.REMOVED, now, record) for record in records),
+            )
+
+    def wait(self, unit: Unit, attempts: int, next_try: float, reason: str, now: float) -> int:
+        """Record a failure: the unit waits until ``next_try`` (seconds since the epoch)."""
+        self._has_waiting = True
+        with self._transaction() as db:
+            return self._insert(db, unit, State.WAITING, now, attempts=attempts, next_try=next_try, reason=reason)
+
+    def quarantine(self, unit: Unit, attempts: int, reason: str, now: float) -> int:
+        """Record that a unit is set aside."""
+        with self._transaction() as db:
+            return self._insert(db, unit, State.QUARANTINED, now, attempts=attempts, reason=reason)
+
+    def release(self, record: int) -> None:
+        """Forget that a unit was set aside: it is as if newly found."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM delivery WHERE id = ? AND state = ?", (record, State.QUARANTINED))
+
+    def _insert(
+        self,
+        db: sqlite3.Connection,
+        unit: Unit,
+        state: State,
+        now: float,
+        *,
+        attempts: int = 0,
+        next_try: float = 0.0,
+        reason: str = "",
+    ) -> int:
+        path = os.fsencode(unit.path)
+        if self._has_waiting:
+            # Its failures are answered by what comes now; earlier deliveries stay, they are history.
+            db.execute(
+                "DELETE FROM delivery WHERE path = ? AND target = ? AND state = 'waiting' AND state <> 'removed'",
+                (path, self._target),
+            )
+        self._is_empty = False
+        cursor = db.execute(
+            "INSERT INTO delivery (path, target, state, dev, ino, size, mtime_ns, ctime_ns, algorithm, digest,"
+            " proof, attempts, next_try, reason, changed) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                path, self._target, state, *unit.identity, self._algorithm if unit.digest else "",
+                unit.digest, unit.proof, attempts, next_try, _storable(reason), now,
+            ),
+        )  # fmt: skip
+        assert cursor.lastrowid is not None  # noqa: S101 - an INSERT of one row always has one
+        return cursor.lastrowid
+
+
+def _storable(text: str) -> str:
+    """Text that SQLite takes: lone surrogates, which stand for bytes that are no UTF-8, are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, timeout=TIMEOUT)
+    try:
+        db.execute("PRAGMA journal_mode = TRUNCATE")
+        db.execute("PRAGMA synchronous = FULL")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > VERSION:
+            raise LedgerError(f"{path}: written by a newer mistamover (format {version}); upgrade this one")
+        return db if version else _with_schema(db)
+    except BaseException:
+        db.close()
+        raise
+
+
+def _open_to_read(path: Path) -> sqlite3.Connection | None:
+    """A ledger that somebody else may be writing; None where there is none, or one that was only begun."""
+    if not path.exists():
+        return None
+    db = _connect_to_read(path, "ro")
+    try:
+        try:
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+                raise
+            # A writer crashed: what it left half done, whoever comes first rolls back.
+            db.close()
+            db = _connect_to_read(path, "rw")
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+    except BaseException:
+        db.close()
+        raise
+    if version:
+        return db
+    db.close()
+    return None
+
+
+def _connect_to_read(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=TIMEOUT)
+
+
+def _with_schema(db: sqlite3.Connection) -> sqlite3.Connection:
+    db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+    return db
+
+
+def entries(
+    path: Path, *, states: Iterable[State] = (), since: float = 0.0, record: int | None = None
+) -> Iterator[Entry]:
+    """Read a ledger without holding it, oldest change first: all, or those in ``states``, or one ``record``."""
+    wanted = tuple(states)
+    where = "changed >= ?" + (f" AND state IN ({','.join('?' * len(wanted))})" if wanted else "")
+    values: list[object] = [since, *wanted]
+    if record is not None:
+        where += " AND id = ?"
+        values.append(record)
+    try:
+        if (db := _open_to_read(path)) is None:
+            return
+        try:
+            for row in db.execute(
+                f"SELECT {_COLUMNS} FROM delivery WHERE {where} ORDER BY changed, id",  # noqa: S608 - no values in it
+                values,
+            ):
+                yield Entry(row[0], os.fsdecode(row[1]), row[2], State(row[3]), *row[4:])
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise LedgerError(f"{path}: cannot be read: {error}") from error
