@@ -1,0 +1,202 @@
+"""What every transport does: the verbs, what may be repeated, and what raising means.
+
+One transport object is one lane's connection and belongs to one thread. The verbs take a batch, or a part of
+one, and yield one :class:`~mistamover.unit.Outcome` for each unit, in any order; one bad unit never ends the
+batch. :class:`~mistamover.errors.TargetDown`, raised, says that nothing is known about the rest.
+"""
+
+from __future__ import annotations
+
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import sha256
+from typing import Self
+
+from mistamover.config import Settings
+from mistamover.errors import NameTaken, TargetRefused
+from mistamover.spool import Spool
+from mistamover.unit import OWN_NAME, Outcome, Unit
+
+
+class Proof(str, Enum):
+    """How it is shown that the target holds the bytes that were read at the source, strongest first."""
+
+    DIGEST = "digest"
+    """A program at the far side read the staged file back and gave its digest."""
+    READBACK = "readback"
+    """The staged file was read back over the protocol and hashed here."""
+    SIZE = "size"
+    """Only its length was looked at. Chosen by ``verify = size``; no proof of the content."""
+    NONE = "none"
+    """Nothing was looked at. Chosen by ``verify = none``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the far side can do, as found when the connection was made."""
+
+    proofs: frozenset[Proof]
+    sync: bool = False
+    """It tells when bytes and names are on disk."""
+    replace: bool = False
+    """It puts a file in another's place in one rename."""
+
+
+class Level(str, Enum):
+    """How a look at the target turned out."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of ``mistamover check --connect``."""
+
+    level: Level
+    what: str
+    remedy: str = ""
+
+
+class Transport(ABC):
+    """Reaches the far side of a stream over one protocol.
+
+    ``tick(bytes)`` is called as bytes are on their way, and may raise :class:`~mistamover.errors.Parked`.
+    ``baton`` is to be held while many short system calls are made, and never while the far side is waited for
+    (:class:`~mistamover.lane.Baton`).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        spool: Spool,
+        tick: Callable[[int], None] = lambda _: None,
+        baton: AbstractContextManager[object] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.spool = spool
+        self.tick = tick
+        self.baton = nullcontext() if baton is None else baton
+        self.replaces = settings.outgoing.existing == "replace"
+        self.target = str(settings.outgoing.target_dir)
+        self.staging = f"{self.target}/{OWN_NAME}/{settings.name}"
+        self.tag = stream_tag(settings)
+
+    @abstractmethod
+    def open(self) -> Self:
+        """Connect and make the staging directory.
+
+        Raises ``TargetDown`` where nobody answers, ``TargetRefused`` where a person has to act first: log-in,
+        host key, a target directory that is missing and not to be created.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything; harmless when repeated or when :meth:`open` failed."""
+
+    def abort(self) -> None:  # noqa: B027 - nothing to do where there is no connection
+        """Cut the connection, called by another thread: a verb that waits for it raises ``TargetDown``."""
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What the far side can do; known once it is open."""
+
+    def may_replace(self, unit: Unit) -> bool:
+        """Whether another file under the unit's name is to be replaced."""
+        return self.replaces or unit.is_update
+
+    @property
+    def proof(self) -> Proof:
+        """The proof that this stream uses here; raises ``TargetRefused`` where it cannot be had."""
+        return choose_proof(self.settings.outgoing.verify, self.capabilities.proofs)
+
+    @abstractmethod
+    def is_stopped(self) -> bool:
+        """Whether a stop file lies in the target directory. Only "it is not there" counts as no."""
+
+    @abstractmethod
+    def sweep(self) -> int:
+        """Remove what earlier passes of this stream left staged, nothing else; gives how many files.
+
+        Only while no lane of this stream has anything staged.
+        """
+
+    @abstractmethod
+    def send(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Stage each unit under ``unit.staged``, with its times, and hash the very bytes that are sent.
+
+        Yields units with their digest. Sending again writes the staged file anew.
+        """
+
+    @abstractmethod
+    def verify(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Prove that the staged bytes have ``unit.digest``; yields units with the proof used.
+
+        The far side may begin at once; the outcomes are taken later, and another batch may be sent in between.
+        """
+
+    @abstractmethod
+    def publish(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Give each staged file its final name, in one rename, and have it on disk where that can be asked for.
+
+        Another file under that name is replaced where the stream says so; else the outcome is ``NameTaken``,
+        the other file is as it was, and the staged one stays.
+        """
+
+    @abstractmethod
+    def compare(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """After ``NameTaken``: a unit whose name holds a file of its size and digest comes back with a proof."""
+
+    @abstractmethod
+    def discard(self, units: Iterable[Unit]) -> None:
+        """Remove what was staged for these units, if anything was."""
+
+    @abstractmethod
+    def examine(self) -> Iterator[Finding]:
+        """Look at the target for ``check --connect``: space, rights, the staging place. Changes nothing lasting."""
+
+
+def choose_proof(wanted: str, possible: frozenset[Proof]) -> Proof:
+    """The proof to use; ``auto`` is the strongest possible one, never weaker than reading back."""
+    if wanted == "auto":
+        for proof in (Proof.DIGEST, Proof.READBACK):
+            if proof in possible:
+                return proof
+        raise TargetRefused("the target allows no proof; choose a weaker one with [outgoing] verify")
+    proof = Proof(wanted)
+    if proof not in possible:
+        raise TargetRefused(
+            f"verify = {wanted} is not possible at this target, which allows "
+            f"{', '.join(proof.value for proof in Proof if proof in possible)}; set [outgoing] verify = auto"
+        )
+    return proof
+
+
+def stream_tag(settings: Settings) -> str:
+    """What the staged names of this stream begin with, so that streams of other hosts know theirs from ours."""
+    origin = f"{socket.gethostname()}\0{settings.data_stream.directory}\0{settings.name}"
+    return sha256(origin.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+def space(free: int, inodes: int | None) -> Iterator[Finding]:
+    """What to say about free bytes and inodes; ``inodes`` is None where the file system has no fixed number."""
+    yield _room(f"{free / 2**30:.1f} GiB free", free, 2**20, 2**30, "make room there")
+    if inodes is not None:
+        yield _room(f"{inodes:,} inodes free", inodes, 1, 10_000, "remove small files there")
+
+
+def _room(what: str, amount: int, least: int, enough: int, remedy: str) -> Finding:
+    if amount >= enough:
+        return Finding(Level.OK, what)
+    return Finding(Level.FAIL if amount < least else Level.WARN, what, remedy)
+
+
+def taken() -> NameTaken:
+    """The error of a unit whose name is another file's at the target."""
+    return NameTaken("the target holds another file of that name; it was left as it is")

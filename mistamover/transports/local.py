@@ -1,0 +1,342 @@
+"""The transport to a directory of this host, or of a file system that is mounted here."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Self
+
+from mistamover import digest, fs
+from mistamover.errors import (
+    MistamoverError,
+    NotTaken,
+    NotVerified,
+    TargetDown,
+    TargetFull,
+    TargetRefused,
+    UnitError,
+    UnitRefused,
+)
+from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, space, taken
+from mistamover.unit import OWN_NAME, Outcome, Unit
+
+_CAPABILITIES = Capabilities(frozenset({Proof.READBACK, Proof.SIZE, Proof.NONE}), sync=True, replace=True)
+
+
+SMALL = 2**20
+TOGETHER = 256
+MANY = 16
+"""Files of up to SMALL bytes are put on disk TOGETHER, if they are MANY."""
+
+
+class Local(Transport):
+    """Copies with fsync, reads back past the page cache where the kernel lets us, renames without replacing."""
+
+    capabilities = _CAPABILITIES
+
+    _root: int | None = None
+    _staging: int = -1
+
+    def open(self) -> Self:
+        """Open the target directory and make the staging directory in it."""
+        self._buffer = bytearray(digest.CHUNK)
+        self._reader = self.spool.reader()
+        try:
+            if self.settings.outgoing.create_target:
+                os.makedirs(self.target, exist_ok=True)
+            self._root = os.open(self.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._final = fs.Below(self._root)
+            self._staging = fs.open_directory(self._root, f"{OWN_NAME}/{self.settings.name}", create=True)
+        except FileNotFoundError as error:
+            raise TargetRefused(
+                f"{self.target}: no such directory; mount or make it, or set [outgoing] create_target = yes"
+            ) from error
+        except OSError as error:
+            raise TargetRefused(f"{error.filename or self.target}: {error.strerror}") from error
+        return self
+
+    def close(self) -> None:
+        """Let go of the directories."""
+        if self._root is not None:
+            self._reader.forget()
+            self._final.forget()
+            os.close(self._root)
+            self._root = None
+        if self._staging >= 0:
+            os.close(self._staging)
+            self._staging = -1
+
+    def is_stopped(self) -> bool:
+        """Whether the stop file lies in the target directory."""
+        try:
+            os.stat(self.settings.outgoing.stop_file, dir_fd=self._root, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise TargetDown(f"{self.target}: cannot look for a stop file: {error.strerror}") from error
+        return True
+
+    def sweep(self) -> int:
+        """Remove files of ours from the staging directory."""
+        try:
+            ours = [name for name in os.listdir(self._staging) if name.startswith(self.tag)]
+            for name in ours:
+                os.unlink(name, dir_fd=self._staging)
+        except OSError as error:
+            raise TargetDown(f"{self.staging}: cannot be cleared: {error.strerror}") from error
+        return len(ours)
+
+    # -- the verbs -------------------------------------------------------------------------------------
+
+    def send(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Copy each unit into the staging directory, and have it on disk."""
+        self._reader.forget()
+        small = [unit for unit in units if unit.size <= SMALL]
+        large = [unit for unit in units if unit.size > SMALL]
+        for first in range(0, len(small), TOGETHER):
+            yield from self._send_small(small[first : first + TOGETHER])
+        for unit in large:
+            yield self._outcome(self._send, unit)
+
+    def _send_small(self, units: Sequence[Unit]) -> list[Outcome]:
+        """One sync of the file system costs less than that of each of many files."""
+        with self.baton:
+            outcomes = [self._outcome(self._copy, unit) for unit in units]
+        if len(units) >= MANY and self._sync_all():
+            return outcomes
+        return [self._synced(*outcome) for outcome in outcomes]
+
+    def _sync_all(self) -> bool:
+        try:
+            return fs.sync_file_system(self._staging)
+        except OSError as error:
+            # Nobody can say which files are hit, and asking again would be told that all is well.
+            raise TargetDown(f"{self.target}: cannot be put on disk: {error.strerror}") from error
+
+    @staticmethod
+    def _outcome(verb: Callable[[Unit], Unit], unit: Unit) -> Outcome:
+        try:
+            return Outcome(verb(unit))
+        except UnitError as error:
+            return Outcome(unit, error)
+
+    def _synced(self, unit: Unit, error: UnitError | None) -> Outcome:
+        return Outcome(unit, error) if error else self._outcome(self._sync, unit)
+
+    def _send(self, unit: Unit) -> Unit:
+        return self._sync(self._copy(unit))
+
+    def _copy(self, unit: Unit) -> Unit:
+        source = self._reader.open(unit)
+        try:
+            with _far_side():
+                staged = self._create(unit, source.mode)
+            try:
+                for chunk in source.chunks(self._buffer):
+                    with _far_side():
+                        _write(staged, chunk)
+                    self.tick(len(chunk))
+                sent = source.finish()
+                with _far_side():
+                    if self.settings.outgoing.preserve_mode:
+                        os.fchmod(staged, source.mode)
+                    mtime = os.fstat(source.fd).st_mtime_ns
+                    os.utime(staged, ns=(mtime, mtime))
+            finally:
+                os.close(staged)
+        finally:
+            source.close()
+        return sent
+
+    def _create(self, unit: Unit, mode: int) -> int:
+        try:
+            return os.open(unit.staged, fs.CREATE_NEW, mode, dir_fd=self._staging)
+        except FileExistsError:
+            # Never written anew: where files are renamed by a link, it may have its final name too.
+            os.unlink(unit.staged, dir_fd=self._staging)
+            return os.open(unit.staged, fs.CREATE_NEW, mode, dir_fd=self._staging)
+
+    def _sync(self, unit: Unit) -> Unit:
+        with _far_side():
+            staged = os.open(unit.staged, fs.FILE, dir_fd=self._staging)
+            try:
+                os.fsync(staged)
+            finally:
+                os.close(staged)
+        return unit
+
+    def verify(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Read each staged file back."""
+        proof = self.proof
+        for unit in units:
+            try:
+                with _far_side():
+                    self._verify(unit, proof)
+            except UnitError as error:
+                yield Outcome(unit, error)
+            else:
+                yield Outcome(unit._replace(proof=proof.value))
+
+    def _verify(self, unit: Unit, proof: Proof) -> None:
+        if proof is Proof.NONE:
+            return
+        fd = os.open(unit.staged, fs.FILE, dir_fd=self._staging)
+        try:
+            if os.fstat(fd).st_size != unit.size:
+                raise NotVerified("the staged file has another size than the source")
+            if proof is Proof.READBACK and self._digest(fd) != unit.digest:
+                raise NotVerified("the staged file has another digest than the source")
+        finally:
+            os.close(fd)
+
+    def _digest(self, fd: int) -> str:
+        # What was just written would else come from memory, and say nothing about the disk.
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        return digest.of_descriptor(self.settings.outgoing.checksum, fd, self._buffer)[0]
+
+    def publish(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Rename into place, then have the names on disk."""
+        self._final.forget()
+        published: list[Unit] = []
+        for unit in units:
+            try:
+                with _far_side():
+                    self._publish(unit)
+                published.append(unit)
+            except UnitError as error:
+                yield Outcome(unit, error)
+        self._sync_names({unit.path.rpartition("/")[0] for unit in published})
+        yield from map(Outcome, published)
+
+    def _sync_names(self, directories: Iterable[str]) -> None:
+        try:
+            for directory in directories:
+                fs.sync_directory(self._final.directory(directory))
+        except OSError as error:
+            raise TargetDown(f"{self.target}: cannot be put on disk: {error.strerror}") from error
+
+    def _publish(self, unit: Unit) -> None:
+        directory, _, name = unit.path.rpartition("/")
+        parent = self._directory(directory)
+        try:
+            if self.may_replace(unit):
+                os.rename(unit.staged, name, src_dir_fd=self._staging, dst_dir_fd=parent)
+            else:
+                fs.rename_new(unit.staged, self._staging, name, parent)
+        except (FileExistsError, IsADirectoryError) as error:
+            raise taken() from error
+        except FileNotFoundError as error:
+            if _is_there(name, parent):
+                raise taken() from error  # it may well be ours: published before
+            raise
+
+    def _directory(self, path: str) -> int:
+        """The descriptor of a directory in the target, made where it is missing."""
+        try:
+            try:
+                return self._final.directory(path)
+            except FileNotFoundError:
+                return self._final.directory(path, create=True)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise UnitRefused(
+                    "a link or a file stands at the target where one of its directories should be"
+                ) from error
+            raise
+
+    def compare(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Read what stands under each unit's name."""
+        self._final.forget()
+        for unit in units:
+            try:
+                with _far_side():
+                    self._compare(unit)
+            except UnitError as error:
+                yield Outcome(unit, error)
+            else:
+                yield Outcome(unit._replace(proof=Proof.READBACK.value))
+
+    def _compare(self, unit: Unit) -> None:
+        parent, name = self._final.parent(unit.path)
+        try:
+            fd = os.open(name, fs.FILE, dir_fd=parent)
+        except OSError as error:
+            raise taken() from error
+        try:
+            found = os.fstat(fd)
+            if (found.st_dev, found.st_ino) == unit.identity[:2]:
+                raise UnitRefused("the target's file of that name is the very source; it was left as it is")
+            is_same = stat.S_ISREG(found.st_mode) and found.st_size == unit.size
+            if not is_same or self._digest(fd) != unit.digest:
+                raise taken()
+            # We may have crashed between its rename and this.
+            os.fsync(fd)
+            fs.sync_directory(parent)
+        finally:
+            os.close(fd)
+
+    def discard(self, units: Iterable[Unit]) -> None:
+        """Unlink what is staged."""
+        for unit in units:
+            try:
+                os.unlink(unit.staged, dir_fd=self._staging)
+            except OSError:
+                continue  # never staged, or published; the next pass sweeps what could not be removed
+
+    def examine(self) -> Iterator[Finding]:
+        """Look at rights, space and the staging place."""
+        yield Finding(Level.OK, f"{self.target} exists")
+        if os.access(self.target, os.W_OK | os.X_OK):
+            yield Finding(Level.OK, f"{self.target} is writable")
+        else:
+            yield Finding(Level.FAIL, f"{self.target} is not writable", "give this user the right to write")
+        free = os.statvfs(self.target)
+        yield from space(shutil.disk_usage(self.target).free, free.f_favail if free.f_files else None)
+        if os.fstat(self._staging).st_dev == os.stat(self.target).st_dev:
+            yield Finding(Level.OK, "staging and target are on one file system")
+        else:
+            yield Finding(
+                Level.FAIL,
+                f"{self.staging} is on another file system than the target",
+                "unmount it: files are published by renaming",
+            )
+
+
+def _is_there(name: str, dir_fd: int) -> bool:
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write(fd: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+class _far_side:  # noqa: N801 - reads as the statement it is
+    """Turns an error of the target's file system into whose fault it is."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError):
+            raise _explain(error) from error
+
+
+def _explain(error: OSError) -> MistamoverError:
+    text = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return TargetFull(f"the target is full ({text}); make room there")
+    if error.errno in (errno.EROFS, errno.ENOTCONN, errno.ESTALE, errno.EHOSTDOWN):
+        return TargetDown(f"the target's file system fails: {text}")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return NotTaken(f"the target allows no such file: {text}; give this user the right to write there")
+    if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ):
+        return UnitRefused(f"the target cannot hold a file of that name: {text}")
+    return NotTaken(f"the target cannot take it: {text}")

@@ -1,0 +1,790 @@
+"""The transport over SFTP: requests pipelined across files, digests by a program at the far side.
+
+A server without a shell serves as well: what is staged is then read back over SFTP.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Self, TypeVar
+
+from mistamover import digest
+from mistamover.config import Settings
+from mistamover.errors import (
+    MistamoverError,
+    NotTaken,
+    NotVerified,
+    TargetDown,
+    TargetFull,
+    TargetRefused,
+    UnitError,
+    UnitRefused,
+)
+from mistamover.spool import Source, Spool
+from mistamover.transports import sftp_client as wire
+from mistamover.transports import ssh
+from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, space, taken
+from mistamover.transports.far_shell import SLOWEST_DISK, FarShell
+from mistamover.transports.sftp_client import Packet, SftpClient, Status, string
+from mistamover.unit import OWN_NAME, Outcome, Unit, batches
+
+AHEAD = 128
+AHEAD_BYTES = 4 * 2**20
+"""Files, and their bytes, whose staged names are being opened while earlier ones are written."""
+READS_AHEAD = 32
+SYNCED_TOGETHER = 32
+MANY = 16
+"""From so many files on, one syncfs(2) costs less than an fsync(2) of each."""
+
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+class _Upload:
+    """One file that is being staged."""
+
+    __slots__ = ("data", "error", "handle", "is_answered", "sent", "source", "unit")
+
+    def __init__(self, unit: Unit, source: Source) -> None:
+        self.unit = unit
+        self.source = source
+        self.data: bytes | None = None
+        """All of a small file, read and hashed before it is sent; its source is closed by then."""
+        self.sent = unit
+        self.handle = b""
+        self.error: MistamoverError | None = None
+        self.is_answered = False
+        """Whether its last request, the CLOSE, was answered, and thereby all others."""
+
+    def opened(self, kind: int, body: bytes) -> None:
+        if kind == HANDLE:
+            self.handle = body
+        else:
+            # The name is ours and so is the directory: whatever is wrong, it is not this unit.
+            self.error = TargetDown(f"cannot write in the staging directory: {_said(kind, body)}")
+
+    def answered(self, kind: int, body: bytes) -> None:
+        if not wire.is_ok(kind, body) and self.error is None:
+            self.error = NotTaken(f"the target could not write it: {_said(kind, body)}")
+
+    def closed(self, kind: int, body: bytes) -> None:
+        self.answered(kind, body)
+        self.is_answered = True
+
+    def times_set(self, kind: int, body: bytes) -> None:
+        if wire.is_ok(kind, body):
+            return
+        refused = wire.refusal(kind, body)
+        # Some servers let nobody set times. That loses no byte.
+        if refused and refused.code not in (Status.PERMISSION_DENIED, Status.OP_UNSUPPORTED):
+            self.answered(kind, body)
+
+
+class _Download:
+    """One file that is being read back: hashed in order, with several READs in flight."""
+
+    __slots__ = ("_hasher", "_parts", "asked", "at_end", "error", "handle", "hashed", "path", "reads", "size")
+
+    def __init__(self, path: bytes, size: int, hasher: digest.Hasher) -> None:
+        self.path = path
+        self.size = size
+        self.handle = b""
+        self.error: UnitError | None = None
+        self.asked = self.hashed = self.reads = 0
+        self.at_end = False
+        self._parts: dict[int, bytes] = {}
+        self._hasher = hasher
+
+    @property
+    def is_hungry(self) -> bool:
+        """Whether another READ is wanted; the last one, at the expected end, has to find nothing."""
+        return bool(self.handle) and not self.at_end and not self.error and self.asked <= self.size
+
+    @property
+    def is_done(self) -> bool:
+        return bool(self.error or self.at_end or self.hashed > self.size) and not self.reads
+
+    def opened(self, kind: int, body: bytes) -> None:
+        if kind == Packet.HANDLE:
+            self.handle = body
+        else:
+            self.error = NotVerified(f"cannot be read back: {_said(kind, body)}")
+
+    def got(self, offset: int, kind: int, body: bytes) -> None:
+        self.reads -= 1
+        if kind == Packet.DATA and len(body) > 4:
+            self._parts[offset] = body[4:]
+            self._hash()
+        elif (refused := wire.refusal(kind, body)) and refused.code == Status.EOF:
+            self.at_end = True
+        else:
+            self.error = NotVerified(f"cannot be read back: {_said(kind, body)}")
+
+    def _hash(self) -> None:
+        while (part := self._parts.pop(self.hashed, None)) is not None:
+            self._hasher.update(part)
+            self.hashed += len(part)
+
+    def judge(self, unit: Unit) -> Outcome:
+        error = self.error
+        if error is None and (self.hashed != unit.size or self._hasher.hexdigest() != unit.digest):
+            error = NotVerified("what was read back is not what was sent")
+        return Outcome(unit, error) if error else Outcome(unit._replace(proof=Proof.READBACK.value))
+
+
+class Sftp(Transport):
+    """One log-in; one SFTP session; where there is a shell, one program that gives digests."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        spool: Spool,
+        tick: Callable[[int], None] = lambda _: None,
+        baton: AbstractContextManager[object] | None = None,
+    ) -> None:
+        super().__init__(settings, spool, tick, baton)
+        self._connection: ssh.Connection | None = None
+        self._far_shell: FarShell | None = None
+        self._unsynced: set[str] = set()
+        """Staged names that :meth:`verify` has to put on disk."""
+        self._staging = os.fsencode(self.staging) + b"/"
+
+    # -- beginning and end -------------------------------------------------------------------------------
+
+    def open(self) -> Self:
+        """Log in, look at the target directory and make the staging directory."""
+        self._reader = self.spool.reader()
+        self._connection = ssh.connect(self.settings)
+        self._client = SftpClient(self._connection.sftp())
+        self._can_replace = "posix-rename@openssh.com" in self._client.extensions
+        self._can_sync = "fsync@openssh.com" in self._client.extensions
+        self._prepare()
+        if Proof.DIGEST.value in _usable(self.settings.outgoing.verify):
+            checksum = self.settings.outgoing.checksum
+            self._far_shell = FarShell(self._connection, checksum, self.staging)
+        return self
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        if (connection := self._connection) is not None:
+            connection.abort()
+
+    def close(self) -> None:
+        """Log out."""
+        if self._connection is not None:
+            self._reader.forget()
+            self._connection.close()
+            self._connection = None
+
+    def _prepare(self) -> None:
+        target = self._attributes(self.target, follow=True)
+        if target is None and self.settings.outgoing.create_target:
+            self._make_directories([part for part in _parents(self.target) if part] + [self.target])
+            target = self._attributes(self.target, follow=True)
+        if target is None:
+            raise TargetRefused(
+                f"{self.settings.outgoing.target_host}:{self.target}: no such directory; "
+                "mount or make it there, or set [outgoing] create_target = yes"
+            )
+        if not _is_directory(target):
+            raise TargetRefused(f"{self.settings.outgoing.target_host}:{self.target}: is no directory")
+        for path in (f"{self.target}/{OWN_NAME}", self.staging):
+            self._make_directories([path])
+            if not _is_directory(self._attributes(path)):
+                raise TargetRefused(
+                    f"{self.settings.outgoing.target_host}:{path}: cannot be made; "
+                    "give the account the right to write in the target directory"
+                )
+        self._refuse_the_spool()
+
+    def _refuse_the_spool(self) -> None:
+        """Refuse the spool itself as the target, by whatever detour: a source would prove its own delivery."""
+        marker = f"{self.tag}{os.urandom(8).hex()}"
+        path = string(self._staging + marker.encode())
+        opened = self._client.call(OPEN, path + _write_new + bytes(4))
+        if opened.kind != HANDLE:
+            raise TargetRefused(
+                f"{self.settings.outgoing.target_host}:{self.staging}: cannot be written in: {_said(*opened)}; "
+                "give the account the right to, or look whether the disk is full"
+            )
+        self._client.call(CLOSE, opened.body)
+        is_here = os.path.lexists(self.spool.directory / OWN_NAME / self.settings.name / marker)
+        self._client.call(Packet.REMOVE, path)
+        if is_here:
+            raise TargetRefused(
+                f"{self.settings.outgoing.target_host}:{self.target}: is the spool itself; "
+                "set another [outgoing] target_dir"
+            )
+
+    def _attributes(self, path: str, *, follow: bool = False) -> wire.Attributes | None:
+        """What is at ``path``; None where there is nothing."""
+        reply = self._client.call(Packet.STAT if follow else Packet.LSTAT, _path(path))
+        if reply.kind == Packet.ATTRS:
+            return wire.attributes(reply.body)[0]
+        refused = reply.refusal
+        if refused is not None and refused.code == Status.NO_SUCH_FILE:
+            return None
+        error = TargetRefused if refused and refused.code == Status.PERMISSION_DENIED else TargetDown
+        raise error(f"{self.settings.outgoing.target_host}:{path}: {_said(*reply)}")
+
+    def _make_directories(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self._client.post(Packet.MKDIR, _path(path) + _no_attributes, _ignore)
+        self._client.settle()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """By the extensions that the server offers, and whether the account has a shell with a digest program."""
+        proofs = {Proof.READBACK, Proof.SIZE, Proof.NONE}
+        if self._far_shell is not None and self._far_shell.works:
+            proofs.add(Proof.DIGEST)
+        return Capabilities(frozenset(proofs), sync=self._can_sync, replace=self._can_replace)
+
+    def is_stopped(self) -> bool:
+        """Whether the stop file lies in the target directory."""
+        return self._attributes(f"{self.target}/{self.settings.outgoing.stop_file}") is not None
+
+    def sweep(self) -> int:
+        """Remove files of ours from the staging directory."""
+        ours = [name for name in self._names(self.staging) if name.startswith(self.tag.encode())]
+        for name in ours:
+            self._client.post(Packet.REMOVE, string(self._staging + name), _ignore)
+        self._client.settle()
+        return len(ours)
+
+    def _names(self, directory: str) -> list[bytes]:
+        opened = self._client.call(Packet.OPENDIR, _path(directory))
+        if opened.kind != Packet.HANDLE:
+            raise TargetDown(f"{directory}: cannot be listed: {_said(*opened)}")
+        found: list[bytes] = []
+        while (reply := self._client.call(Packet.READDIR, opened.body)).kind == Packet.NAME:
+            found += wire.names(reply.body)
+        self._client.call(Packet.CLOSE, opened.body)
+        return found
+
+    # -- send ----------------------------------------------------------------------------------------------
+
+    def send(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Stage the units: while some are written, the staged names of the next are opened."""
+        self._reader.forget()
+        self._syncs_files = self._can_sync and not self._is_synced_at_once(units)
+        opened: list[_Upload] = []
+        filling: list[_Upload] = []
+        written: deque[_Upload] = deque()
+        try:
+            for group in batches(units, AHEAD, AHEAD_BYTES):
+                filling = opened
+                opened, failed = self._open_all(group)
+                written += map(self._fill, filling)
+                yield from failed
+                while written and written[0].is_answered:
+                    yield self._judge(written.popleft())
+            written += map(self._fill, opened)
+            while written:
+                while not written[0].is_answered:
+                    self._client.receive()
+                yield self._judge(written.popleft())
+        finally:
+            for upload in (*filling, *opened):
+                upload.source.close()
+
+    def _is_synced_at_once(self, units: Sequence[Unit]) -> bool:
+        """Whether :meth:`verify` has all of them on disk by one call, as it pays for many small files."""
+        if len(units) < MANY or self._far_shell is None or not self._far_shell.syncs:
+            return False
+        self._unsynced.update(unit.staged for unit in units)
+        return True
+
+    def _open_all(self, units: Sequence[Unit]) -> tuple[list[_Upload], list[Outcome]]:
+        opened: list[_Upload] = []
+        failed: list[Outcome] = []
+        with self.baton:
+            for unit in units:
+                try:
+                    opened.append(self._open(unit))
+                except UnitError as error:
+                    failed.append(Outcome(unit, error))
+        return opened, failed
+
+    def _open(self, unit: Unit) -> _Upload:
+        source = self._reader.open(unit)
+        upload = _Upload(unit, source)
+        if unit.size <= self._client.write_length:
+            try:
+                upload.sent, upload.data = source.take()
+            finally:
+                source.close()
+        self._client.post(OPEN, self._opening(upload), lambda kind, body: self._opened(upload, kind, body))
+        return upload
+
+    def _opening(self, upload: _Upload) -> bytes:
+        return self._staged(upload.unit) + _write_new + upload.source.mode.to_bytes(4, "big")
+
+    def _opened(self, upload: _Upload, kind: int, body: bytes) -> None:
+        """If it could not be opened, try once more, without what an earlier try left.
+
+        That is never written anew: OpenSSH renames by a link, so that after a crash it may have its final name too.
+        """
+        if kind == HANDLE:
+            upload.opened(kind, body)
+        else:
+            self._client.post(Packet.REMOVE, self._staged(upload.unit), _ignore)
+            self._client.post(OPEN, self._opening(upload), upload.opened)
+
+    def _fill(self, upload: _Upload) -> _Upload:
+        try:
+            while not upload.handle and not upload.error:
+                self._client.receive()
+            if upload.error:
+                return self._not_opened(upload, upload.error)
+            if upload.data is not None:
+                self._write_small(upload, upload.data)
+            else:
+                self._write_large(upload)
+        finally:
+            upload.source.close()
+        return upload
+
+    def _not_opened(self, upload: _Upload, error: MistamoverError) -> _Upload:
+        # The name is ours and so is the directory: whatever is wrong, it is not this unit.
+        if not self._is_full(upload.unit):
+            raise error
+        upload.error = self._full()
+        upload.is_answered = True
+        return upload
+
+    def _write_small(self, upload: _Upload, data: bytes) -> None:
+        """All that a small file needs, in one write."""
+        write = upload.handle + bytes(8) + len(data).to_bytes(4, "big")
+        packet = self._client.packet(WRITE, write, upload.answered, len(data))
+        self._client.write(packet, data, *self._finishing(upload))
+        try:
+            self.tick(len(data))
+        except UnitError as error:
+            upload.error = error
+
+    def _write_large(self, upload: _Upload) -> None:
+        offset = 0
+        try:
+            for chunk in upload.source.chunks(bytearray(self._client.write_length)):
+                write = upload.handle + offset.to_bytes(8, "big") + len(chunk).to_bytes(4, "big")
+                packet = self._client.packet(WRITE, write, upload.answered, len(chunk))
+                self._client.write_now(packet, chunk)
+                offset += len(chunk)
+                self.tick(len(chunk))
+                if upload.error:
+                    break
+            else:
+                upload.sent = upload.source.finish()
+        except UnitError as error:
+            upload.error = error
+        if upload.error:
+            self._client.post(CLOSE, upload.handle, upload.closed)
+            return
+        self._client.allow(self.settings.sftp.stall_timeout + upload.unit.size / SLOWEST_DISK)
+        self._client.write(*self._finishing(upload))
+
+    def _finishing(self, upload: _Upload) -> list[bytes]:
+        """Set its times, have it on disk, close it."""
+        client, handle = self._client, upload.handle
+        mtime = _seconds(upload.unit).to_bytes(4, "big")
+        mode = b""
+        flags = b"\0\0\0\x08"
+        if self.settings.outgoing.preserve_mode:
+            flags, mode = b"\0\0\0\x0c", upload.source.mode.to_bytes(4, "big")
+        packets = [client.packet(FSETSTAT, handle + flags + mode + mtime + mtime, upload.times_set)]
+        if self._syncs_files:
+            packets.append(client.extended("fsync@openssh.com", handle, upload.answered))
+        packets.append(client.packet(CLOSE, handle, upload.closed))
+        return packets
+
+    def _judge(self, upload: _Upload) -> Outcome:
+        if upload.error is None:
+            return Outcome(upload.sent)
+        if isinstance(upload.error, NotTaken) and self._is_full(upload.unit):
+            return Outcome(upload.unit, self._full())
+        if isinstance(upload.error, UnitError):
+            return Outcome(upload.unit, upload.error)
+        raise upload.error
+
+    def _is_full(self, unit: Unit) -> bool:
+        """SFTP version 3 has no word for a full disk: it only says that something failed."""
+        room = self._client.space(os.fsencode(self.staging))
+        return room is not None and (room.free < unit.size + 2**16 or room.inodes == 0)
+
+    def _full(self) -> TargetFull:
+        return TargetFull(f"{self.settings.outgoing.target_host}:{self.target}: the disk is full; make room there")
+
+    # -- verify --------------------------------------------------------------------------------------------
+
+    def verify(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Begin to prove what was staged; the outcomes can be taken after other work."""
+        proof = self.proof
+        if proof is Proof.DIGEST and self._far_shell is not None:
+            unsynced = self._unsynced.intersection(unit.staged for unit in units)
+            self._unsynced -= unsynced
+            size = sum(unit.size for unit in units)
+            number = self._far_shell.digest((unit.staged for unit in units), size, sync=bool(unsynced))
+            return self._proven(self._far_shell, number, units)
+        if proof is Proof.READBACK:
+            return self._read_back(units)
+        if proof is Proof.SIZE:
+            return self._compare_sizes(units)
+        return (Outcome(unit._replace(proof=proof.value)) for unit in units)
+
+    def _proven(self, shell: FarShell, number: int, units: Sequence[Unit]) -> Iterator[Outcome]:
+        digests = shell.digests(number)
+        if len(units) > 1 and not digests:
+            # No one unit's fault: its disk was not synced, or its digest program does not run any more.
+            raise TargetDown(
+                f"{self.settings.outgoing.target_host}:{self.target}: gives no digests any more, or cannot put "
+                "what was sent on disk; look at its disk and its messages"
+            )
+        for unit in units:
+            if digests.get(unit.staged) == unit.digest:
+                yield Outcome(unit._replace(proof=Proof.DIGEST.value))
+            else:
+                yield Outcome(unit, NotVerified("the staged file has another digest than the source"))
+
+    def _read_back(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        return self._download([(unit, self._staging + unit.staged.encode()) for unit in units])
+
+    def _download(self, wanted: Iterable[tuple[Unit, bytes]]) -> Iterator[Outcome]:
+        """Read files, several at once, and compare their digests with those of the units."""
+        waiting = deque(wanted)
+        active: deque[tuple[Unit, _Download]] = deque()
+        while waiting or active:
+            while waiting and len(active) < READS_AHEAD:
+                unit, path = waiting.popleft()
+                active.append((unit, self._start_download(path, unit.size)))
+            self._feed([download for _, download in active])
+            while active and active[0][1].is_done:
+                unit, download = active.popleft()
+                if download.handle:
+                    self._client.post(Packet.CLOSE, download.handle, _ignore)
+                yield download.judge(unit)
+            if active and self._client.outstanding:
+                self._client.receive()
+        self._client.settle()
+
+    def _start_download(self, path: bytes, size: int) -> _Download:
+        download = _Download(path, size, digest.ALGORITHMS[self.settings.outgoing.checksum]())
+        self._client.post(
+            Packet.OPEN, string(path) + wire.READ.to_bytes(4, "big") + _no_attributes, download.opened
+        )
+        return download
+
+    def _feed(self, downloads: Iterable[_Download]) -> None:
+        """Keep enough READs in flight, those of the first file first."""
+        length = self._client.read_length
+        reads = self._client.outstanding
+        for download in downloads:
+            while reads < READS_AHEAD and download.is_hungry:
+                self._read_more(download, length)
+                reads += 1
+
+    def _read_more(self, download: _Download, length: int) -> None:
+        offset, asked = download.asked, min(length, max(download.size - download.asked, 1))
+        download.asked += asked
+        download.reads += 1
+
+        def got(kind: int, body: bytes) -> None:
+            download.got(offset, kind, body)
+            short = asked - (len(body) - 4)
+            if kind == Packet.DATA and short > 0 and offset + asked <= download.size:
+                download.asked = min(download.asked, offset + len(body) - 4)
+
+        read = download.handle + offset.to_bytes(8, "big") + asked.to_bytes(4, "big")
+        self._client.post(Packet.READ, read, got)
+
+    def _compare_sizes(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        for unit, found in self._look([(unit, self._staged(unit)) for unit in units]):
+            if found is not None and found.size == unit.size:
+                yield Outcome(unit._replace(proof=Proof.SIZE.value))
+            else:
+                yield Outcome(unit, NotVerified("the staged file has another size than the source"))
+
+    def _look(self, wanted: Sequence[tuple[_Key, bytes]]) -> list[tuple[_Key, wire.Attributes | None]]:
+        """What stands at each path; None where nothing does, or nobody can say."""
+        found: dict[_Key, wire.Attributes] = {}
+
+        def take(key: _Key) -> wire.Then:
+            def then(kind: int, body: bytes) -> None:
+                if kind == Packet.ATTRS:
+                    found[key] = wire.attributes(body)[0]
+
+            return then
+
+        for key, path in wanted:
+            self._client.post(Packet.LSTAT, path, take(key))
+        self._client.settle()
+        return [(key, found.get(key)) for key, _ in wanted]
+
+    # -- publish -------------------------------------------------------------------------------------------
+
+    def publish(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Rename into place, all at once; then have the names on disk."""
+        broken = self._make_parents({_directory(unit) for unit in units})
+        ready: list[Unit] = []
+        for unit in units:
+            if error := broken.get(_directory(unit)):
+                yield Outcome(unit, error)
+            else:
+                ready.append(unit)
+        refused = self._rename(ready)
+        self._sync({_directory(unit) for unit in ready if unit not in refused})
+        for unit, found in self._look([(unit, self._final(unit)) for unit in refused]):
+            error = _why_not_renamed(refused[unit], found, replaces=self.may_replace(unit))
+            yield Outcome(unit, self._full() if error.retry and self._is_full(unit) else error)
+        yield from (Outcome(unit) for unit in ready if unit not in refused)
+
+    def _rename(self, units: Sequence[Unit]) -> dict[Unit, wire.Refusal]:
+        refused: dict[Unit, wire.Refusal] = {}
+        taken = set() if self._can_replace else self._taken(units)
+
+        def take(unit: Unit) -> wire.Then:
+            def then(kind: int, body: bytes) -> None:
+                if answer := wire.refusal(kind, body):
+                    refused[unit] = answer
+
+            return then
+
+        packets: list[bytes] = []
+        for unit in units:
+            if unit in taken:
+                code = Status.OP_UNSUPPORTED if self.may_replace(unit) else Status.FAILURE
+                refused[unit] = wire.Refusal(code, "the name is taken")
+                continue
+            names = self._staged(unit) + self._final(unit)
+            if self._can_replace and self.may_replace(unit):
+                packets.append(self._client.extended("posix-rename@openssh.com", names, take(unit)))
+            else:
+                packets.append(self._client.packet(Packet.RENAME, names, take(unit)))
+        if packets:
+            self._client.write(b"".join(packets))
+        self._client.settle()
+        return refused
+
+    def _taken(self, units: Sequence[Unit]) -> set[Unit]:
+        """Those whose name is taken: a server that is not OpenSSH's may replace files by a plain RENAME."""
+        return {unit for unit, found in self._look([(unit, self._final(unit)) for unit in units]) if found}
+
+    def _make_parents(self, directories: Iterable[str]) -> dict[str, UnitError]:
+        """Make the directories that the units lie in; gives the error of each that cannot be had.
+
+        They are looked at each time: nothing is to be made or published through a link that took one's place.
+        """
+        broken: dict[str, UnitError] = {}
+        new: list[str] = []
+        wanted = {part for directory in directories for part in (*_parents(directory), directory)}
+        for path, found in self._look_below(wanted):
+            if found is None:
+                new.append(path)
+            elif not _is_directory(found):
+                broken[path] = _no_directory()
+        new = [path for path in new if not _first(broken, _parents(path))]
+        broken |= self._make(new)
+        self._sync({path.rpartition("/")[0] for path in new if path not in broken})
+        return {path: error for path in directories if (error := _first(broken, (*_parents(path), path)))}
+
+    def _make(self, directories: Sequence[str]) -> dict[str, UnitError]:
+        refused: dict[str, wire.Refusal] = {}
+
+        def take(path: str) -> wire.Then:
+            def then(kind: int, body: bytes) -> None:
+                if answer := wire.refusal(kind, body):
+                    refused[path] = answer
+
+            return then
+
+        for path in directories:
+            self._client.post(Packet.MKDIR, _path(f"{self.target}/{path}") + _no_attributes, take(path))
+        self._client.settle()
+        return {
+            path: _why_no_directory(path, refused[path]) if found is None else _no_directory()
+            for path, found in self._look_below(refused)
+            if found is None or not _is_directory(found)  # another lane may have made it
+        }
+
+    def _look_below(self, paths: Iterable[str]) -> list[tuple[str, wire.Attributes | None]]:
+        """What stands at each path below the target, parents first."""
+        return self._look([(path, _path(f"{self.target}/{path}")) for path in sorted(paths) if path])
+
+    def _sync(self, paths: Iterable[str]) -> None:
+        """Have names in directories, or files, on disk, where the server can: OpenSSH opens directories too."""
+        if self._can_sync:
+            every = sorted(paths)
+            for first in range(0, len(every), SYNCED_TOGETHER):
+                self._sync_some(every[first : first + SYNCED_TOGETHER])
+
+    def _sync_some(self, paths: Sequence[str]) -> None:
+        """Few at once: a server that has no handle left would open none of the others."""
+        handles: list[bytes] = []
+
+        def opened(kind: int, body: bytes) -> None:
+            if kind == Packet.HANDLE:
+                handles.append(body)
+
+        for path in paths:
+            full = f"{self.target}/{path}" if path else self.target
+            self._client.post(Packet.OPEN, _path(full) + wire.READ.to_bytes(4, "big") + _no_attributes, opened)
+        self._client.settle()
+        failed: list[str] = []
+
+        def synced(kind: int, body: bytes) -> None:
+            # EINVAL and ENOSYS: file systems that sync no directories are taken at their word.
+            refused = wire.refusal(kind, body)
+            if refused and refused.code not in (Status.BAD_MESSAGE, Status.OP_UNSUPPORTED):
+                failed.append(refused.message)
+
+        for handle in handles:
+            self._client.write(
+                self._client.extended("fsync@openssh.com", handle, synced),
+                self._client.packet(Packet.CLOSE, handle, _ignore),
+            )
+        self._client.settle()
+        if failed:
+            raise TargetDown(f"{self.target}: cannot be put on disk: {failed[0]}")
+
+    def compare(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Read what stands under each unit's name."""
+        same: list[tuple[Unit, bytes]] = []
+        for unit, found in self._look([(unit, self._final(unit)) for unit in units]):
+            if found is not None and _is_file(found) and found.size == unit.size:
+                same.append((unit, os.fsencode(f"{self.target}/{unit.path}")))
+            else:
+                yield Outcome(unit, taken())
+        compared = [Outcome(unit, taken() if error else None) for unit, error in self._download(same)]
+        # We may have crashed between its rename and this; or it is another program's, which did not sync it.
+        equal = [unit for unit, error in compared if error is None]
+        self._sync({_directory(unit) for unit in equal} | {unit.path for unit in equal})
+        yield from compared
+
+    def discard(self, units: Iterable[Unit]) -> None:
+        """Remove what is staged."""
+        for unit in units:
+            self._client.post(Packet.REMOVE, self._staged(unit), _ignore)
+        self._client.settle()
+
+    # -- look ----------------------------------------------------------------------------------------------
+
+    def examine(self) -> Iterator[Finding]:
+        """Look at space, rights, the staging place and the proofs."""
+        yield Finding(Level.OK, f"logged in to {self.settings.outgoing.target_host}")
+        yield Finding(Level.OK, f"{self.target} exists")
+        yield from self._examine_staging()
+        room = self._client.space(os.fsencode(self.target))
+        if room is None:
+            yield Finding(Level.WARN, "the server does not tell free space", "look at it there yourself")
+        else:
+            yield from space(room.free, room.inodes)
+        if not self._can_sync:
+            yield Finding(Level.WARN, "the server does not tell when files are on disk", "nothing can be done here")
+
+    def _examine_staging(self) -> Iterator[Finding]:
+        """Stage and rename a file of our own: the one way to know whether that works."""
+        name = f"{self.tag}check"
+        staged, final = f"{self.staging}/{name}", f"{self.target}/.{OWN_NAME[1:]}-{name}"
+        opened = self._client.call(Packet.OPEN, _path(staged) + wire.WRITE_NEW.to_bytes(4, "big") + _no_attributes)
+        if opened.kind != Packet.HANDLE:
+            yield Finding(
+                Level.FAIL, f"{self.staging} is not writable: {_said(*opened)}", "give the account rights"
+            )
+            return
+        self._client.call(Packet.CLOSE, opened.body)
+        renamed = self._client.call(Packet.RENAME, _path(staged) + _path(final))
+        self._client.call(Packet.REMOVE, _path(staged if renamed.refusal else final))
+        if renamed.refusal:
+            yield Finding(
+                Level.FAIL,
+                f"a staged file cannot be renamed to {self.target}: {renamed.refusal.message}",
+                "staging and target must be one file system, both writable",
+            )
+        else:
+            yield Finding(Level.OK, f"{self.target} is writable, on one file system with the staging place")
+
+    # -- names -----------------------------------------------------------------------------------------------
+
+    def _staged(self, unit: Unit) -> bytes:
+        return string(self._staging + unit.staged.encode())
+
+    def _final(self, unit: Unit) -> bytes:
+        return _path(f"{self.target}/{unit.path}")
+
+
+def _usable(verify: str) -> tuple[str, ...]:
+    """The proofs that a stream with this ``verify`` may use."""
+    return (Proof.DIGEST.value, Proof.READBACK.value) if verify == "auto" else (verify,)
+
+
+_no_attributes = bytes(4)
+_write_new = wire.WRITE_EXCLUSIVE.to_bytes(4, "big") + b"\0\0\0\x04"
+"""Flags of an OPEN, with attributes that give the permissions."""
+# Looked up once: members of an enumeration are slow to reach, and these are needed for every small file.
+CLOSE, FSETSTAT, HANDLE, OPEN, WRITE = (
+    int(kind) for kind in (Packet.CLOSE, Packet.FSETSTAT, Packet.HANDLE, Packet.OPEN, Packet.WRITE)
+)
+
+
+def _path(path: str) -> bytes:
+    return string(os.fsencode(path))
+
+
+def _ignore(_kind: int, _body: bytes) -> None:
+    """Takes a reply that changes nothing."""
+
+
+def _said(kind: int, body: bytes) -> str:
+    refused = wire.refusal(kind, body)
+    return refused.message if refused else f"an unexpected answer of type {kind}"
+
+
+def _seconds(unit: Unit) -> int:
+    """The modification time as the protocols can say it: whole seconds since 1970, 32 bits."""
+    return min(max(unit.identity.mtime_ns // 10**9, 0), 0xFFFFFFFF)
+
+
+def _directory(unit: Unit) -> str:
+    return unit.path.rpartition("/")[0]
+
+
+def _parents(path: str) -> list[str]:
+    """``a/b/c`` gives ``a`` and ``a/b``."""
+    parts = path.split("/")
+    return ["/".join(parts[:number]) for number in range(1, len(parts))]
+
+
+def _first(broken: dict[str, UnitError], paths: Iterable[str]) -> UnitError | None:
+    return next((broken[path] for path in paths if path in broken), None)
+
+
+def _is_directory(found: wire.Attributes | None) -> bool:
+    return found is not None and found.mode is not None and stat.S_ISDIR(found.mode)
+
+
+def _no_directory() -> UnitError:
+    return UnitRefused("a link or a file stands at the target where one of its directories should be")
+
+
+def _why_no_directory(path: str, refused: wire.Refusal) -> UnitError:
+    if refused.code == Status.BAD_MESSAGE:  # how OpenSSH says ENAMETOOLONG
+        return UnitRefused(f"the target cannot hold a file of that name: {refused.message}")
+    return NotTaken(f"the target allows no directory {path}: {refused.message}")
+
+
+def _is_file(found: wire.Attributes) -> bool:
+    return found.mode is not None and stat.S_ISREG(found.mode)
+
+
+def _why_not_renamed(refused: wire.Refusal, found: wire.Attributes | None, *, replaces: bool) -> UnitError:
+    if found is not None and not (replaces and _is_file(found)):
+        return taken()
+    if refused.code == Status.OP_UNSUPPORTED:
+        return NotTaken("the server cannot replace a file in one step; set existing = same-or-refuse")
+    if refused.code == Status.PERMISSION_DENIED:
+        return NotTaken("the target allows no such file there; give the account the right to write")
+    return UnitError(f"the target cannot give it its name: {refused.message}")

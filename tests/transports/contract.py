@@ -1,0 +1,941 @@
+"""The conformance suite of the transport contract: what passes all of it is a transport.
+
+A subclass says in a few lines which far side it means (``options``). The servers of the tests run on this host,
+so that the target directory can be looked at, and tampered with, through the file system.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from mistamover import digest
+from mistamover.errors import (
+    NameTaken,
+    NotTaken,
+    NotVerified,
+    Parked,
+    SourceMoved,
+    TargetDown,
+    TargetFull,
+    TargetRefused,
+    UnitError,
+    UnitRefused,
+)
+from mistamover.transports.contract import Level, Proof, Transport
+from mistamover.unit import OWN_NAME, Outcome, Unit
+from tests.sshd import Sshd
+from tests.transports.rig import (
+    BIG,
+    HUGE,
+    STREAM,
+    Rig,
+    Spoilt,
+    Taken,
+    Tree,
+    append,
+    by_path,
+    deliver,
+    errors,
+    failed,
+    far_down_is,
+    files,
+    flip,
+    good,
+    make_hole,
+    noise,
+    prove,
+    put_far_down,
+    small_disk,
+    tree,
+    watching,
+    write,
+)
+
+WRITE_LENGTHS = (32768, 65536, 261120, 262144)
+"""How much our transports send at once, at most; around these their loops have their corners."""
+LONG = "n" * 251 + ".txt"
+NAMES = (
+    "plain",
+    "two words",
+    "-rf",
+    "--help",
+    "line\nbreak",
+    "tab\tand\rreturn",
+    "bell\a\x1b[31mred",
+    "'single'",
+    '"double"',
+    "$(touch x)",
+    "`touch x`",
+    "; touch x",
+    "&& touch x |",
+    "*",
+    "?",
+    "[a]",
+    "{a,b}",
+    "%s",
+    "%(name)s",
+    "$(data_stream:name)",
+    "back\\slash",
+    "\\n",
+    "~",
+    "#",
+    " leading blank",
+    "trailing blank ",
+    "trailing dot.",
+    " ",
+    "ends in newline\n",
+    "caf\u00e9",
+    "cafe\u0301",
+    "\u202eright to left",
+    "File",
+    "file",
+    os.fsdecode(b"\xff"),
+    os.fsdecode(b"caf\xe9 latin"),
+    os.fsdecode(b"\xed\xa0\x80"),
+    LONG,
+    os.fsdecode(b"\xf0\x9f\x92\xbe" * 63 + b"abc"),
+    "\x7f",
+)
+"""Names that a shell, a listing, a format or a codec could take for something else."""
+
+
+def good_one_by_one(outcomes: Iterable[Outcome]) -> Iterator[Unit]:
+    for unit, error in outcomes:
+        assert error is None
+        yield unit
+
+
+class SendingContract:
+    """What concerns files on their way: all that depends on how they are sent and proven."""
+
+    kind: ClassVar[type[Transport] | None] = None
+    """The class to test, where it is not the one that the options name."""
+    strongest: ClassVar[Proof]
+    """The proof that ``verify = auto`` gives."""
+    proofs: ClassVar[frozenset[Proof]]
+    """All that the far side allows."""
+    time_step: ClassVar[int] = 1
+    """In nanoseconds; how exact the times of files are at the target."""
+    crowds: ClassVar[tuple[int, ...]] = (0, 40)
+    """How many small files go along with those of a test: a transport may treat many as a group."""
+    long_paths: ClassVar[bool] = False
+    """Whether a path may be longer than the 4096 bytes that one system call takes."""
+
+    def options(self, request: pytest.FixtureRequest) -> Mapping[str, Mapping[str, str]]:
+        """The options, by section, that lead to the far side."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def rig(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+        rig = Rig(tmp_path, self.options(request), self.kind)
+        yield rig
+        rig.close()
+
+    # -- what arrives ------------------------------------------------------------------------------------
+
+    def test_a_tree_arrives(self, rig: Rig) -> None:
+        sizes = {0, 1, BIG, HUGE // 2 + 1, *(length + more for length in WRITE_LENGTHS for more in (-1, 0, 1))}
+        for size in sizes:
+            rig.put(f"deep/{size % 3}/{size}/bytes", noise(size))
+        rig.put("top")
+        transport = rig.open()
+        delivered = deliver(transport, rig.units(transport))
+        assert failed(delivered) == {}
+        assert tree(rig.target) == tree(rig.spool)
+        for path, (unit, _) in delivered.items():
+            assert unit.digest == hashlib.sha256((rig.spool / path).read_bytes()).hexdigest()
+            assert unit.proof == self.strongest.value
+        assert rig.all_staged() == set()
+
+    def test_many_small_files_arrive(self, rig: Rig) -> None:
+        for number in range(700):
+            rig.put(f"{number % 7}/{number}", noise(number, "small"))
+        for number in range(80):
+            rig.put(f"not so small/{number}", noise(60_000 + number, "small"))
+        transport = rig.open()
+        delivered = deliver(transport, rig.units(transport))
+        assert failed(delivered) == {}
+        assert tree(rig.target) == tree(rig.spool)
+        assert {outcome.unit.proof for outcome in delivered.values()} == {self.strongest.value}
+        assert rig.all_staged() == set()
+
+    def test_several_batches_arrive_over_one_connection(self, rig: Rig) -> None:
+        transport = rig.open()
+        for batch in ("one", "two", "three"):
+            for number in range(20):
+                rig.put(f"same/{batch}/{number}", noise(number, batch))
+            units = rig.units(transport, *(f"same/{batch}/{number}" for number in range(20)))
+            assert failed(deliver(transport, units)) == {}
+        assert tree(rig.target) == tree(rig.spool)
+
+    def test_nothing_to_do_is_done(self, rig: Rig) -> None:
+        transport = rig.open()
+        for verb in (transport.send, transport.verify, transport.publish, transport.compare):
+            assert list(verb([])) == []
+        transport.discard([])
+        assert tree(rig.target) == {}
+
+    def test_names_are_bytes(self, rig: Rig, crowd: int) -> None:
+        for name in NAMES:
+            rig.put(f"{name}/{name}" if len(os.fsencode(name)) < 100 else name, os.fsencode(name))
+        rig.crowd(crowd)
+        transport = rig.open()
+        units = rig.units(transport)
+        for first in range(0, len(units), len(units) if crowd else 8):
+            assert failed(deliver(transport, units[first : first + (len(units) if crowd else 8)])) == {}
+        assert tree(rig.target) == tree(rig.spool)
+        assert not [path for path in rig.base.rglob("x") if path.name == "x"], "a shell read a name"
+
+    def test_a_long_path_is_delivered_or_refused_alone(self, rig: Rig) -> None:
+        rig.put("a")
+        rig.put("z")
+        long = "/".join(["d" * 200] * 25)
+        put_far_down(rig.spool, long)
+        transport = rig.open()
+        problems = failed(deliver(transport, rig.units(transport)))
+        assert {"a", "z"} <= files(rig.target).keys()
+        if self.long_paths:
+            assert problems == {}
+            assert far_down_is(rig.target, long, b"far down")
+        else:
+            assert set(problems) == {f"{long}/file"}
+
+    def test_times_are_kept(self, rig: Rig, crowd: int) -> None:
+        times = {
+            "recent": 1_700_000_000_123_456_789,
+            "first": 0,
+            "second": 1_999_999_999,
+            "2037": 2**31 * 10**9 - 1,
+        }
+        strange = {"before 1970": -(10**9), "after 2106": 2**32 * 10**9, "after 2262": 2**63}
+        for name, mtime in (times | strange).items():
+            os.utime(rig.put(name), ns=(mtime, mtime))
+        rig.crowd(crowd)
+        transport = rig.open()
+        assert failed(deliver(transport, rig.units(transport))) == {}
+        for name, mtime in times.items():
+            found = (rig.target / name).stat().st_mtime_ns
+            assert found // self.time_step == mtime // self.time_step, name
+        assert files(rig.target) == files(rig.spool), "a strange time must not cost the content"
+
+    def test_nothing_shows_before_it_is_published(self, rig: Rig) -> None:
+        rig.put("deep/down/file", noise(BIG))
+        rig.crowd(20)
+        seen: list[Tree] = []
+        transport = rig.open(lambda _: seen.append(tree(rig.target)))
+        units = rig.units(transport)
+        sent = good(transport.send(units))
+        seen.append(tree(rig.target))
+        proven = good(transport.verify(sent))
+        seen.append(tree(rig.target))
+        assert len(seen) > 2
+        assert all(found == {} for found in seen)
+        good(transport.publish(proven))
+        assert tree(rig.target) == tree(rig.spool)
+
+    def test_staged_files_have_only_the_names_that_we_gave(self, rig: Rig) -> None:
+        for name in NAMES:
+            rig.put(name, os.fsencode(name))
+        transport = rig.open()
+        sent = good(transport.send(rig.units(transport)))
+        assert rig.all_staged() == {unit.staged for unit in sent}
+        assert os.listdir(rig.target) == [OWN_NAME]
+
+    def test_permissions(self, rig: Rig, crowd: int) -> None:
+        modes = {"0755": 0o755, "0640": 0o640, "0444": 0o444, "setuid": 0o4755, "sticky": 0o1777, "setgid": 0o2775}
+        for name, mode in modes.items():
+            rig.put(name).chmod(mode)
+        rig.crowd(crowd)
+        for preserve in ("yes", "no"):
+            transport = rig.open(preserve_mode=preserve, existing="replace")
+            assert failed(deliver(transport, rig.units(transport))) == {}
+            for name, mode in modes.items():
+                found = stat.S_IMODE((rig.target / name).stat().st_mode)
+                assert found & ~0o777 == 0, f"{name} has more than permission bits"
+                if preserve == "yes":
+                    assert found == mode & 0o777, name
+                else:
+                    assert found & ~mode == 0, f"{name} is open to more people than its source"
+
+    # -- digests and proofs ------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("checksum", sorted(digest.ALGORITHMS))
+    def test_every_checksum_can_be_used(self, rig: Rig, checksum: str) -> None:
+        if checksum == "xxh128":
+            pytest.importorskip("xxhash")
+        rig.put("big", noise(BIG))
+        rig.put("empty", b"")
+        rig.put("small")
+        transport = rig.open(checksum=checksum)
+        delivered = deliver(transport, rig.units(transport))
+        assert failed(delivered) == {}
+        for path, (unit, _) in delivered.items():
+            assert unit.digest == digest.of_bytes(checksum, (rig.spool / path).read_bytes())
+            # The far side need not have a program for each of them.
+            assert unit.proof in {self.strongest.value, Proof.READBACK.value}
+
+    def test_the_strongest_proof_is_taken_unless_another_is_asked_for(self, rig: Rig) -> None:
+        rig.put("file")
+        for verify in ("auto", *(proof.value for proof in Proof)):
+            transport = rig.open(verify=verify, existing="replace")
+            if verify != "auto" and verify not in self.proofs:
+                with pytest.raises(TargetRefused, match="verify"):
+                    transport.proof  # noqa: B018 - raises
+                continue
+            expected = self.strongest.value if verify == "auto" else verify
+            assert transport.proof.value == expected
+            delivered = deliver(transport, rig.units(transport))
+            assert delivered["file"].error is None
+            assert delivered["file"].unit.proof == expected
+
+    def test_what_it_can_do_is_known(self, rig: Rig) -> None:
+        capabilities = rig.open().capabilities
+        assert capabilities.proofs == self.proofs
+        assert capabilities.sync
+        assert capabilities.replace
+
+    @pytest.mark.parametrize(
+        ("verify", "crowd"), [("auto", 0), ("auto", 40), ("readback", 0), ("size", 0), ("none", 40)]
+    )
+    def test_verify_finds_what_is_damaged_and_nothing_else(self, rig: Rig, verify: str, crowd: int) -> None:
+        damages: dict[str, Callable[[Path], None]] = {
+            "flipped first": lambda staged: flip(staged, 0),
+            "flipped in the middle": lambda staged: flip(staged, BIG // 2),
+            "flipped last": lambda staged: flip(staged, BIG - 1),
+            "small, flipped": lambda staged: flip(staged, 3),
+            "truncated": lambda staged: os.truncate(staged, BIG - 1),
+            "truncated to nothing": lambda staged: os.truncate(staged, 0),
+            "with a hole": lambda staged: make_hole(staged),
+            "longer": lambda staged: os.truncate(staged, BIG + 1),
+            "empty made longer": lambda staged: os.truncate(staged, 1),
+            "missing": os.unlink,
+        }
+        for name in damages:
+            size = 0 if name.startswith("empty") else 100 if name.startswith("small") else BIG
+            rig.put(name, noise(size))
+            rig.put(f"{name}, its neighbour", noise(size))
+        rig.crowd(crowd)
+        transport = rig.open(verify=verify)
+        units = good(transport.send(rig.units(transport)))
+        for unit in units:
+            if unit.path in damages:
+                damages[unit.path](rig.staged(unit))
+        expected = set(damages)
+        if verify == "size":
+            expected -= {"with a hole", *(name for name in damages if "flipped" in name)}
+        if verify == "none":
+            expected = set()
+        outcomes = by_path(transport.verify(units))
+        assert outcomes.keys() == {unit.path for unit in units}
+        found = errors(outcomes.values())
+        assert set(found) == expected
+        assert {found[name] for name in expected - {"missing"}} <= {NotVerified}
+        for unit, error in outcomes.values():
+            proof = self.strongest.value if verify == "auto" else verify
+            assert unit.proof == ("" if error else proof)
+
+    def test_one_part_may_be_proven_while_the_next_is_sent(self, rig: Rig) -> None:
+        for number in range(60):
+            rig.put(f"{number:02}", noise(number * 3000))
+        transport = rig.open()
+        units = rig.units(transport)
+        proving = []
+        part: list[Unit] = []
+        for sent in good_one_by_one(transport.send(units)):
+            part.append(sent)
+            if len(part) == 7:
+                proving.append(transport.verify(part))
+                part = []
+        proving.append(transport.verify(part))
+        rig.put("later", noise(BIG))
+        later = rig.units(transport, "later")[0]._replace(staged=f"{transport.tag}later")
+        proving.append(transport.verify(good(transport.send([later]))))
+        proven = [unit for outcomes in proving for unit in good(outcomes)]
+        assert len(proven) == 61
+        good(transport.publish(proven))
+        assert tree(rig.target) == tree(rig.spool)
+
+    # -- bad units ---------------------------------------------------------------------------------------
+
+    def test_a_bad_unit_never_ends_the_batch(self, rig: Rig, crowd: int) -> None:
+        kinds = Spoilt(rig)
+        for size, name in ((10, "small"), (BIG, "big")):
+            for kind in kinds.all:
+                rig.put(f"{name} {kind}/file", noise(size))
+                rig.put(f"{name} {kind}, its neighbour", noise(size // 10))
+        rig.put("zz last", noise(10))
+        rig.crowd(crowd)
+        transport = rig.open()
+        units = rig.units(transport)
+        with kinds.spoil():
+            found = failed(deliver(transport, units))
+        expected: dict[str, type[UnitError]] = {
+            f"{size} {kind}/file": error for size in ("small", "big") for kind, error in kinds.all.items()
+        }
+        assert found == expected
+        assert files(rig.target).keys() == {unit.path for unit in units} - expected.keys()
+        assert "secret" not in str(tree(rig.target).values())
+
+    def test_a_source_that_moves_while_it_is_sent_is_not_sent(self, rig: Rig) -> None:
+        path = rig.spool / "big"
+        before = rig.outside / "before"
+        moves: dict[str, Callable[[], None]] = {
+            "grows": lambda: append(path),
+            "shrinks": lambda: os.truncate(path, BIG // 2),
+            "is rewritten in place": lambda: flip(path, BIG - 1),
+            "is replaced": lambda: os.replace(write(before, noise(BIG, "other")), path),
+            "is removed": lambda: os.unlink(path),
+        }
+        rig.put("neighbour")
+        todo: list[Callable[[], None]] = []
+
+        def tick(size: int) -> None:
+            if size > 1000 and todo:
+                todo.pop()()
+
+        transport = rig.open(tick, existing="replace")
+        for what, move in moves.items():
+            rig.put("big", noise(BIG))
+            units = rig.units(transport)
+            todo.append(move)
+            outcomes = by_path(transport.send(units))
+            assert not todo
+            assert outcomes["neighbour"].error is None, what
+            if outcomes["big"].error is None:
+                # Renaming or removing the name leaves the file that was read as it was found.
+                assert what in {"is replaced", "is removed"}
+                assert rig.staged(outcomes["big"].unit).read_bytes() == noise(BIG)
+            else:
+                assert isinstance(outcomes["big"].error, SourceMoved), what
+
+    def test_every_byte_ticks(self, rig: Rig, crowd: int) -> None:
+        rig.put("big", noise(BIG))
+        rig.put("empty", b"")
+        rig.put("small")
+        rig.crowd(crowd)
+        ticks: list[int] = []
+        transport = rig.open(ticks.append)
+        units = rig.units(transport)
+        good(transport.send(units))
+        assert sum(ticks) == sum(unit.size for unit in units)
+        assert max(ticks) <= 2**20, "progress comes in steps"
+
+    @pytest.mark.parametrize("first", ["a big one", "a small one"])
+    def test_parking_ends_the_unit_on_its_way_and_no_other(self, rig: Rig, first: str, crowd: int) -> None:
+        rig.put("0", noise(BIG) if first == "a big one" else b"small")
+        rig.put("1", noise(BIG, 1))
+        rig.put("2", b"another")
+        rig.crowd(crowd)
+        parks = [Parked("asked to stop")]
+
+        def tick(_size: int) -> None:
+            if parks:
+                raise parks.pop()
+
+        transport = rig.open(tick)
+        units = rig.units(transport)
+        outcomes = deliver(transport, units)
+        assert list(failed(outcomes).values()) == [Parked]
+        (parked,) = failed(outcomes)
+        assert files(rig.target).keys() == {unit.path for unit in units} - {parked}
+        # It starts again, under its old staged name.
+        assert failed(deliver(transport, [unit for unit in units if unit.path == parked])) == {}
+        assert tree(rig.target) == tree(rig.spool)
+
+    def test_parking_all_leaves_all_as_it_was(self, rig: Rig, crowd: int) -> None:
+        rig.put("big", noise(BIG))
+        rig.put("small")
+        rig.crowd(crowd)
+        before = tree(rig.spool)
+
+        def tick(_size: int) -> None:
+            raise Parked("asked to stop")
+
+        transport = rig.open(tick)
+        units = rig.units(transport)
+        outcomes = by_path(transport.send(units))
+        assert outcomes.keys() == {unit.path for unit in units}
+        assert set(errors(outcomes.values())) >= {unit.path for unit in units if unit.size}
+        transport.discard(units)
+        assert rig.all_staged() == set()
+        assert tree(rig.spool) == before
+        assert tree(rig.target) == {}
+
+    # -- repeating ---------------------------------------------------------------------------------------
+
+    def test_sending_again_writes_anew(self, rig: Rig, crowd: int) -> None:
+        rig.put("big", noise(BIG))
+        rig.put("small", noise(1000)).chmod(0o400)
+        rig.crowd(crowd)
+        transport = rig.open()
+        first = rig.units(transport)
+        assert good(transport.send(first)) == good(transport.send(first))
+        rig.put("big", noise(BIG // 2, "shorter"))
+        rig.put("small", noise(10, "shorter"))
+        second = rig.units(transport)
+        assert [unit.staged for unit in first] == [unit.staged for unit in second]
+        assert failed(deliver(transport, second)) == {}
+        assert tree(rig.target) == tree(rig.spool)
+
+    def test_verifying_again_gives_the_same_answer(self, rig: Rig) -> None:
+        rig.put("good")
+        rig.put("bad")
+        transport = rig.open()
+        sent = good(transport.send(rig.units(transport)))
+        flip(rig.staged(sent[0] if sent[0].path == "bad" else sent[1]), 0)
+        for _ in range(2):
+            assert errors(transport.verify(sent)) == {"bad": NotVerified}
+
+    def test_publishing_again_is_harmless(self, rig: Rig, crowd: int) -> None:
+        rig.put("big", noise(BIG))
+        rig.put("empty", b"")
+        rig.put("deep/small")
+        rig.crowd(crowd)
+        transport = rig.open()
+        units = prove(transport, rig.units(transport))
+        good(transport.publish(units))
+        for again in (lambda: None, lambda: prove(transport, units)):
+            again()
+            assert errors(transport.publish(units)) == {unit.path: NameTaken for unit in units}
+            compared = good(transport.compare(units))
+            assert {unit.path for unit in compared} == {unit.path for unit in units}
+            assert all(unit.proof == Proof.READBACK.value for unit in compared)
+        assert tree(rig.target) == tree(rig.spool)
+
+    def test_another_connection_goes_on_after_a_crash(self, rig: Rig) -> None:
+        for name in ("published", "proven", "sent", "found"):
+            rig.put(name, noise(1000, name))
+        first = rig.open()
+        units = {unit.path: unit for unit in rig.units(first)}
+        good(first.publish(prove(first, [units["published"]])))
+        prove(first, [units["proven"]])
+        good(first.send([units["sent"]]))
+        first.close()
+        second = rig.open()
+        assert second.sweep() == 2
+        found = failed(deliver(second, list(units.values())))
+        assert found == {"published": NameTaken}
+        good(second.compare(good(second.send([units["published"]]))))
+        second.discard([units["published"]])
+        assert tree(rig.target) == tree(rig.spool)
+        assert rig.all_staged() == set()
+
+
+class TransportContract(SendingContract):
+    """Every transport's tests, with those of the target: ``test_local`` shows how little a subclass needs."""
+
+    # -- names that are taken ----------------------------------------------------------------------------
+
+    @pytest.mark.timeout(30)  # a FIFO among them must not be waited for
+    def test_a_name_that_is_taken_stays_as_it_is(self, rig: Rig, crowd: int) -> None:
+        taken = Taken(rig)
+        rig.crowd(crowd)
+        transport = rig.open()
+        units = prove(transport, rig.units(transport))
+        published = by_path(transport.publish(units))
+        assert published.keys() == {unit.path for unit in units}
+        assert errors(published.values()) == dict.fromkeys(taken.kinds, NameTaken)
+        refused = [unit for unit in units if unit.path in taken.kinds]
+        assert all(rig.staged(unit).exists() for unit in refused)
+        compared = by_path(transport.compare(refused))
+        assert errors(compared.values()) == dict.fromkeys(set(taken.kinds) - {"same content"}, NameTaken)
+        transport.discard(refused)
+        assert rig.all_staged() == set()
+        assert tree(rig.outside) == taken.outside
+        assert {path: what for path, what in tree(rig.target).items() if path in taken.before} == taken.before
+
+    def test_what_was_taken_between_proof_and_publishing_stays_as_it_is(self, rig: Rig) -> None:
+        rig.put("file")
+        transport = rig.open()
+        units = prove(transport, rig.units(transport))
+        write(rig.target / "file", b"came in between")
+        assert errors(transport.publish(units)) == {"file": NameTaken}
+        assert files(rig.target) == {"file": b"came in between"}
+
+    @pytest.mark.parametrize("is_update", [False, True])
+    def test_replacing_replaces_files_and_never_directories(self, rig: Rig, is_update: bool, crowd: int) -> None:
+        taken = Taken(rig)
+        rig.crowd(crowd)
+        transport = rig.open(existing="same-or-refuse" if is_update else "replace")
+        units = [unit._replace(is_update=is_update) for unit in prove(transport, rig.units(transport))]
+        published = by_path(transport.publish(units))
+        assert published.keys() == {unit.path for unit in units}
+        problems = errors(published.values())
+        assert set(problems.values()) <= {NameTaken}
+        assert problems.keys() >= {"directory", "empty directory"}
+        assert problems.keys() <= {"directory", "empty directory", "FIFO"} | taken.links
+        after = tree(rig.target)
+        for unit in units:
+            if unit.path in problems:
+                assert after[unit.path] == taken.before[unit.path]
+            else:
+                assert after[unit.path] == (rig.spool / unit.path).read_bytes()
+        assert after["directory/inside"] == b"inside"
+        assert tree(rig.outside) == taken.outside
+
+    def test_each_unit_replaces_only_what_it_may(self, rig: Rig) -> None:
+        for name in ("earlier delivery", "foreign", "new"):
+            rig.put(name, b"ours")
+        for name in ("earlier delivery", "foreign"):
+            write(rig.target / name, b"theirs")
+        transport = rig.open()
+        units = prove(transport, rig.units(transport))
+        units = [unit._replace(is_update=unit.path != "foreign") for unit in units]
+        assert errors(transport.publish(units)) == {"foreign": NameTaken}
+        assert files(rig.target) == {"earlier delivery": b"ours", "foreign": b"theirs", "new": b"ours"}
+
+    def test_who_reads_a_file_that_is_replaced_reads_all_of_one(self, rig: Rig) -> None:
+        versions = [noise(200_000, version) for version in range(12)]
+        write(rig.target / "file", versions[0])
+        transport = rig.open(existing="replace")
+        with watching(rig.target / "file") as seen:
+            for version in versions[1:]:
+                rig.put("file", version)
+                assert failed(deliver(transport, rig.units(transport))) == {}
+        assert seen
+        assert seen <= {hashlib.sha256(version).hexdigest() for version in versions}
+
+    def test_one_missing_staged_file_does_not_end_the_publishing(self, rig: Rig) -> None:
+        for name in "abc":
+            rig.put(name)
+        transport = rig.open()
+        units = prove(transport, rig.units(transport))
+        rig.staged(units[1]).unlink()
+        assert set(errors(transport.publish(units))) == {units[1].path}
+        assert files(rig.target).keys() == {units[0].path, units[2].path}
+
+    @pytest.mark.parametrize("existing", ["same-or-refuse", "replace"])
+    def test_what_stands_in_a_directorys_place_refuses_the_unit(self, rig: Rig, existing: str) -> None:
+        for directory in ("link", "dangling", "file", "fifo", "deep/link", "good"):
+            rig.put(f"{directory}/a")
+            rig.put(f"{directory}/below/b")
+        (rig.outside / "below").mkdir()
+        (rig.target / "link").symlink_to(rig.outside)
+        (rig.target / "dangling").symlink_to(rig.outside / "nowhere")
+        (rig.target / "deep").mkdir()
+        (rig.target / "deep/link").symlink_to("../../outside")
+        write(rig.target / "file", b"in the way")
+        os.mkfifo(rig.target / "fifo")
+        outside, before = tree(rig.outside), tree(rig.target)
+        transport = rig.open(existing=existing)
+        problems = failed(deliver(transport, rig.units(transport)))
+        assert problems == {
+            path: UnitRefused
+            for directory in ("link", "dangling", "file", "fifo", "deep/link")
+            for path in (f"{directory}/a", f"{directory}/below/b")
+        }
+        assert tree(rig.outside) == outside
+        after = tree(rig.target)
+        assert {path: after.get(path) for path in before} == before
+        assert {"good/a", "good/below/b"} <= after.keys()
+
+    def test_no_directory_is_made_outside(self, rig: Rig) -> None:
+        rig.put("link/new/and/newer/file")
+        (rig.target / "link").symlink_to(rig.outside)
+        transport = rig.open()
+        assert failed(deliver(transport, rig.units(transport))) == {"link/new/and/newer/file": UnitRefused}
+        assert tree(rig.outside) == {}
+
+    def test_a_directory_that_became_a_link_is_noticed(self, rig: Rig) -> None:
+        rig.put("directory/first")
+        transport = rig.open()
+        assert failed(deliver(transport, rig.units(transport))) == {}
+        (rig.target / "directory").rename(rig.outside / "directory")
+        (rig.target / "directory").symlink_to(rig.outside / "directory")
+        rig.put("directory/second")
+        problems = failed(deliver(transport, rig.units(transport, "directory/second")))
+        assert problems == {"directory/second": UnitRefused}
+        assert files(rig.outside).keys() == {"directory/first"}
+
+    def test_a_directory_that_was_removed_is_made_again(self, rig: Rig) -> None:
+        rig.put("directory/first")
+        transport = rig.open()
+        assert failed(deliver(transport, rig.units(transport))) == {}
+        (rig.target / "directory/first").unlink()
+        (rig.target / "directory").rmdir()
+        rig.put("directory/second")
+        units = rig.units(transport, "directory/second")
+        if failed(deliver(transport, units)):
+            assert failed(deliver(transport, units)) == {}, "a second try must find out"
+        assert files(rig.target).keys() == {"directory/second"}
+
+    # -- cleaning up -------------------------------------------------------------------------------------
+
+    def test_discard_removes_what_is_named_and_nothing_else(self, rig: Rig, crowd: int) -> None:
+        for name in "abcd":
+            rig.put(name)
+        rig.crowd(crowd)
+        transport = rig.open()
+        units = good(transport.send(rig.units(transport)))
+        gone = [unit for unit in units if unit.path in {"a", "c"}]
+        never_staged = units[0]._replace(staged=f"{transport.tag}never")
+        for _ in range(2):
+            transport.discard(unit for unit in [*gone, never_staged])
+        assert rig.all_staged() == {unit.staged for unit in units} - {unit.staged for unit in gone}
+        left = [unit for unit in units if unit not in gone]
+        good(transport.publish(good(transport.verify(left))))
+        assert files(rig.target).keys() == {unit.path for unit in left}
+
+    def test_sweep_removes_what_this_stream_left_and_nothing_else(self, rig: Rig) -> None:
+        rig.put("delivered")
+        rig.put("left")
+        rig.crowd(30)
+        transport = rig.open()
+        good(transport.publish(prove(transport, rig.units(transport, "delivered"))))
+        good(transport.send(rig.units(transport)))
+        left = len(rig.units(transport))
+        foreign = {f"{'0' * 8}0001", "readme", transport.tag[:-1]}
+        for name in foreign:
+            write(rig.target / OWN_NAME / STREAM / name, b"foreign")
+        other = write(rig.target / OWN_NAME / "other" / f"{transport.tag}0001", b"another stream's")
+        final = write(rig.target / f"{transport.tag}0001", b"no staged file")
+        transport.close()
+        transport = rig.open()
+        assert transport.sweep() == left
+        assert transport.sweep() == 0
+        assert rig.all_staged() == foreign
+        assert other.exists()
+        assert final.exists()
+        assert (rig.target / "delivered").exists()
+
+    # -- the target directory ----------------------------------------------------------------------------
+
+    def test_a_missing_target_is_refused_and_not_made(self, rig: Rig) -> None:
+        rig.target.rmdir()
+        transport = rig.transport()
+        with pytest.raises(TargetRefused, match=r"no such directory.*create_target"):
+            transport.open()
+        assert not rig.target.exists()
+        transport.close()
+        transport.close()
+
+    def test_a_missing_target_is_made_where_that_is_asked_for(self, rig: Rig) -> None:
+        rig.target.rmdir()
+        rig.put("file")
+        deep = rig.target / "deep" / "down"
+        transport = rig.open(create_target="yes", target_dir=str(deep))
+        assert failed(deliver(transport, rig.units(transport))) == {}
+        assert files(deep) == files(rig.spool)
+
+    @pytest.mark.parametrize(
+        ("what", "place"),
+        [
+            ("file", ""),
+            ("link", ""),
+            ("FIFO", OWN_NAME),
+            ("link", OWN_NAME),
+            ("file", f"{OWN_NAME}/{STREAM}"),
+            ("link", f"{OWN_NAME}/{STREAM}"),
+        ],
+    )
+    def test_what_is_no_directory_is_refused(self, rig: Rig, what: str, place: str) -> None:
+        path = rig.target / place
+        path.parent.mkdir(exist_ok=True)
+        if not place:
+            rig.target.rmdir()
+        if what == "link":
+            # To the target itself a link may lead: that is the choice of whoever configured it.
+            path.symlink_to(rig.outside if place else rig.outside / "nowhere")
+        elif what == "FIFO":
+            os.mkfifo(path)
+        else:
+            path.write_bytes(b"a file")
+        with pytest.raises(TargetRefused):
+            rig.open(create_target="yes")
+        assert tree(rig.outside) == {}
+
+    def test_the_target_may_be_a_link_to_a_directory(self, rig: Rig) -> None:
+        rig.put("file")
+        rig.target.rmdir()
+        rig.target.symlink_to(rig.outside)
+        transport = rig.open()
+        assert failed(deliver(transport, rig.units(transport))) == {}
+        assert files(rig.outside).keys() == {"file"}
+
+    @pytest.mark.parametrize("name", [".stop", "HALT"])
+    def test_a_stop_file_is_seen(self, rig: Rig, name: str) -> None:
+        stop = rig.target / name
+        transport = rig.open(stop_file=name)
+        assert not transport.is_stopped()
+        stop.touch()
+        assert transport.is_stopped()
+        stop.unlink()
+        assert not transport.is_stopped()
+        stop.symlink_to("nowhere")
+        assert transport.is_stopped()
+        stop.unlink()
+        stop.mkdir()
+        assert transport.is_stopped()
+
+    def test_examining_finds_nothing_wrong_and_changes_nothing(self, rig: Rig) -> None:
+        write(rig.target / "file", b"theirs")
+        transport = rig.open()
+        before = tree(rig.target)
+        findings = list(transport.examine())
+        assert findings
+        assert [finding for finding in findings if finding.level is Level.FAIL] == []
+        assert tree(rig.target) == before
+        assert rig.all_staged() == set()
+
+    @pytest.mark.needs("root", "mount", "umount")
+    def test_a_full_disk_is_the_targets_fault(self, rig: Rig, crowd: int) -> None:
+        with small_disk(rig.target, "size=1m"):
+            rig.put("big", noise(HUGE))
+            rig.put("small")
+            rig.crowd(crowd)
+            transport = rig.open()
+            units = rig.units(transport)
+            problems = failed(deliver(transport, units))
+            assert problems["big"] is TargetFull
+            # While it lies there, others may find no room either; once it is gone, they do.
+            assert set(problems.values()) == {TargetFull}
+            transport.discard(units)
+            assert rig.all_staged() == set()
+            rest = [unit for unit in units if unit.path in problems.keys() - {"big"}]
+            assert failed(deliver(transport, rest)) == {}
+            assert files(rig.target).keys() == {unit.path for unit in units} - {"big"}
+            rig.close()
+
+    @pytest.mark.needs("root", "mount", "umount")
+    def test_a_disk_without_inodes_is_the_targets_fault(self, rig: Rig) -> None:
+        with small_disk(rig.target, "nr_inodes=20"):
+            rig.crowd(40)
+            transport = rig.open()
+            units = rig.units(transport)
+            try:
+                problems = set(errors(transport.send(units)).values())
+            except TargetDown:
+                problems = set()
+            assert problems <= {TargetFull, NotTaken}
+            assert files(rig.target) == {}
+            transport.discard(units)
+            assert rig.all_staged() == set()
+            rig.close()
+
+    def test_closing_twice_is_harmless(self, rig: Rig) -> None:
+        transport = rig.open()
+        transport.close()
+        transport.close()
+
+
+class ConnectionContract:
+    """What transports to other hosts have to pass besides; the tests hurt the ``server``."""
+
+    @pytest.fixture
+    def server(self) -> Sshd:
+        """A server of which nobody else needs anything."""
+        raise NotImplementedError
+
+    def options_of(self, server: Sshd) -> Mapping[str, Mapping[str, str]]:
+        """The options that lead to this server."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def own(self, server: Sshd, tmp_path: Path) -> Iterator[Rig]:
+        rig = Rig(tmp_path, self.options_of(server))
+        yield rig
+        server.thaw_sessions()
+        rig.close()
+
+    @pytest.mark.parametrize(
+        ("verb", "crowd"),
+        [
+            ("send", 0),
+            ("send", 40),
+            ("verify", 40),
+            ("publish", 40),
+            ("compare", 0),
+            ("sweep", 0),
+            ("is_stopped", 0),
+        ],
+    )
+    def test_a_connection_that_breaks_is_the_targets_fault(
+        self, own: Rig, server: Sshd, verb: str, crowd: int
+    ) -> None:
+        own.put("big", noise(HUGE))
+        own.put("small")
+        own.crowd(crowd)
+        hurt = _Once(server.kill_sessions)
+        transport = own.open(lambda size: hurt(size > 1000 and verb == "send"))
+        units = own.units(transport)
+        if verb != "send":
+            units = good(transport.send(units))
+            if verb in {"publish", "compare"}:
+                units = good(transport.verify(units))
+            hurt(True)
+        with pytest.raises(TargetDown):
+            _say(transport, verb, units)
+        assert files(own.target) == {}
+        transport.close()
+        transport = own.open()
+        transport.sweep()
+        assert own.all_staged() == set()
+        assert failed(deliver(transport, own.units(transport))) == {}
+        assert tree(own.target) == tree(own.spool)
+
+    @pytest.mark.parametrize(("verb", "crowd"), [("send", 0), ("verify", 40)])
+    def test_a_far_side_that_stalls_is_given_up(self, own: Rig, server: Sshd, verb: str, crowd: int) -> None:
+        own.put("big", noise(HUGE))
+        own.crowd(crowd)
+        hurt = _Once(server.freeze_sessions)
+        transport = own.open(lambda size: hurt(size > 1000 and verb == "send"), sftp={"stall_timeout": "1"})
+        units = own.units(transport)
+        if verb != "send":
+            units = good(transport.send(units))
+            hurt(True)
+        began = time.monotonic()
+        with pytest.raises(TargetDown, match=rf"^{re.escape(server.host)}: \S"):
+            _say(transport, verb, units)
+        transport.close()
+        assert time.monotonic() - began < 12
+        server.thaw_sessions()
+        assert files(own.target) == {}
+
+    def test_nobody_answers(self, own: Rig, server: Sshd) -> None:
+        transport = own.transport(sftp={"connect_timeout": "2"})
+        server.stop()
+        try:
+            with pytest.raises(TargetDown, match=server.host):
+                transport.open()
+            transport.close()
+        finally:
+            server.start()
+
+    def test_somebody_takes_the_connection_and_says_nothing(self, own: Rig, server: Sshd) -> None:
+        with socket.create_server((server.host, 0)) as silent:
+            port = str(silent.getsockname()[1])
+            transport = own.transport(sftp={"connect_timeout": "1", "stall_timeout": "1", "port": port})
+            began = time.monotonic()
+            with pytest.raises(TargetDown):
+                transport.open()
+            transport.close()
+            assert time.monotonic() - began < 12
+
+
+def _say(transport: Transport, verb: str, units: list[Unit]) -> None:
+    if verb in {"send", "verify", "publish", "compare"}:
+        list(getattr(transport, verb)(units))
+    else:
+        getattr(transport, verb)()
+
+
+class _Once:
+    """Does something the first time that the time has come."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action: Callable[[], object] | None = action
+
+    def __call__(self, is_time: bool) -> None:
+        if is_time and self._action is not None:
+            action, self._action = self._action, None
+            action()
