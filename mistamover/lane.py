@@ -1,0 +1,240 @@
+"""Lanes: each one connection, and the thread that carries batches over it.
+
+:func:`carry` is the lane function: of plain, picklable data, so that executors other than threads can run it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
+
+from mistamover.config import Settings
+from mistamover.errors import MistamoverError, NameTaken, Parked, TargetDown, TargetFull, TargetRefused
+from mistamover.spool import Spool
+from mistamover.transports import transport_class
+from mistamover.transports.contract import Transport
+from mistamover.unit import ORDERS, Outcome, Unit, batches
+
+PART_FILES = 256
+PART_BYTES = 32 * 2**20
+"""A batch is sent in parts: the far side proves one while the next is on its way."""
+
+
+class Carried(NamedTuple):
+    """What came of a batch."""
+
+    outcomes: list[Outcome]
+    """Of some or all of its units; about the others nothing is known."""
+    error: MistamoverError | None = None
+    """Why it ended early: the target is down or refuses us."""
+    is_stopped: bool = False
+    """It did not begin, since a stop file lies in the target directory."""
+
+
+class Baton:
+    """A lock that goes to those who want it in the order in which they came.
+
+    Held while many short system calls are made: threads that make them at the same time hinder each other
+    through the interpreter's lock, so that both take more than twice as long as one after the other.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._is_held = False
+        self._queue: deque[threading.Lock] = deque()
+
+    def __enter__(self) -> None:
+        with self._mutex:
+            if not self._is_held:
+                self._is_held = True
+                return
+            turn = threading.Lock()
+            turn.acquire()
+            self._queue.append(turn)
+        turn.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        with self._mutex:
+            if self._queue:
+                self._queue.popleft().release()
+            else:
+                self._is_held = False
+
+
+@dataclass
+class Lane:
+    """What one lane does right now. Written by its thread, read by displays."""
+
+    stage: str = "idle"
+    transport: Transport | None = None
+    sent: int = 0
+    """Bytes put on their way since the lane began, those of failed tries included."""
+
+
+@dataclass
+class Crew:
+    """The lanes of one stream in this process."""
+
+    lanes: list[Lane] = field(default_factory=list)
+    parking: bool = False
+    """Set to make every lane leave the file that it is sending."""
+    baton: Baton = field(default_factory=lambda: Baton())
+
+    def tick(self, lane: Lane, size: int) -> None:
+        """Note progress; ends the file on its way when the stream parks."""
+        lane.sent += size
+        if self.parking:
+            raise Parked("stopped before it was sent in full; it starts again next time")
+
+    def abort(self) -> None:
+        """Cut the connections of all lanes."""
+        for lane in self.lanes:
+            if (transport := lane.transport) is not None:
+                transport.abort()
+
+
+_here = threading.local()
+
+
+def join(crew: Crew) -> None:
+    """Make this thread a lane of ``crew``: the executor's initializer."""
+    _here.crew, _here.lane = crew, Lane()
+    crew.lanes.append(_here.lane)
+
+
+def _this_lane() -> tuple[Crew, Lane]:
+    if not hasattr(_here, "lane"):
+        join(Crew())
+    return _here.crew, _here.lane
+
+
+def _connected(settings: Settings) -> Transport:
+    crew, lane = _this_lane()
+    if lane.transport is None:
+        lane.stage = "connecting"
+        spool = Spool(settings.data_stream.directory, mirror=True, algorithm=settings.outgoing.checksum)
+        transport = transport_class(settings.outgoing.transfer_protocol)(
+            settings, spool, lambda size: crew.tick(lane, size), crew.baton
+        )
+        try:
+            transport.open()
+        except BaseException:
+            transport.close()
+            spool.close()
+            raise
+        lane.transport = transport
+    return lane.transport
+
+
+def disconnect(lane: Lane) -> None:
+    """End a lane's connection; the next batch makes a new one."""
+    transport, lane.transport = lane.transport, None
+    if transport is not None:
+        transport.close()
+        transport.spool.close()
+
+
+def prepare(settings: Settings) -> Carried:
+    """Connect, look for a stop file, and remove what earlier passes left staged. Before any other lane begins."""
+    _, lane = _this_lane()
+    try:
+        transport = _connected(settings)
+        if transport.is_stopped():
+            return Carried([], is_stopped=True)
+        transport.sweep()
+        transport.proof  # noqa: B018 - raises where the proof asked for cannot be had
+    except (TargetDown, TargetRefused) as error:
+        disconnect(lane)
+        return Carried([], error)
+    finally:
+        lane.stage = "idle"
+    return Carried([])
+
+
+def carry(settings: Settings, batch: Sequence[Unit]) -> Carried:
+    """Deliver a batch: stage, verify and publish each unit. Repeating it is harmless."""
+    _, lane = _this_lane()
+    outcomes: list[Outcome] = []
+    try:
+        transport = _connected(settings)
+        if transport.is_stopped():
+            return Carried([], is_stopped=True)
+        for outcome in deliver(transport, batch, lane):
+            outcomes.append(outcome)  # noqa: PERF402 - those before an error are kept
+    except (TargetDown, TargetRefused) as error:
+        disconnect(lane)
+        return Carried(outcomes, error)
+    except BaseException:
+        disconnect(lane)
+        raise
+    finally:
+        lane.stage = "idle"
+    return Carried(outcomes)
+
+
+def discard(settings: Settings, units: Sequence[Unit]) -> None:
+    """Remove what tries that failed have left staged; what cannot be removed now is swept by the next pass."""
+    _, lane = _this_lane()
+    try:
+        _connected(settings).discard(units)
+    except (TargetDown, TargetRefused):
+        disconnect(lane)
+
+
+def deliver(transport: Transport, batch: Sequence[Unit], lane: Lane) -> Iterator[Outcome]:
+    """Send all of a batch; while the far side proves one part of it, the next is on its way."""
+    lane.stage = "sending"
+    failed: list[Outcome] = []
+    proven = _stage(transport, batch, failed)
+    if len(full := [outcome.unit for outcome in failed if isinstance(outcome.error, TargetFull)]) > 1:
+        # What large ones had taken is free again; smaller ones may fit.
+        failed = [outcome for outcome in failed if not isinstance(outcome.error, TargetFull)]
+        proven += _stage(transport, sorted(full, key=ORDERS["smallest"]), failed)
+    yield from failed
+    yield from _finish(transport, chain.from_iterable(proven), lane)
+
+
+def _stage(transport: Transport, batch: Sequence[Unit], failed: list[Outcome]) -> list[Iterator[Outcome]]:
+    """Send, begin to verify what was sent, and discard what was not, which goes to ``failed``."""
+    sent = _sent(transport.send(batch), failed)
+    proven = [transport.verify(part) for part in batches(sent, PART_FILES, PART_BYTES)]
+    transport.discard(outcome.unit for outcome in failed)
+    return proven
+
+
+def _sent(outcomes: Iterable[Outcome], failed: list[Outcome]) -> Iterator[Unit]:
+    """The units that were sent; the others go to ``failed``."""
+    for outcome in outcomes:
+        if outcome.error is None:
+            yield outcome.unit
+        else:
+            failed.append(outcome)
+
+
+def _finish(transport: Transport, proving: Iterator[Outcome], lane: Lane) -> Iterator[Outcome]:
+    lane.stage = "verifying"
+    verified, unproven = _sorted(proving)
+    lane.stage = "publishing"
+    published, refused = _sorted(transport.publish(verified))
+    yield from map(Outcome, published)
+    taken = [outcome.unit for outcome in refused if isinstance(outcome.error, NameTaken)]
+    failed = [outcome for outcome in refused if not isinstance(outcome.error, NameTaken)]
+    yield from transport.compare(taken)
+    transport.discard([*taken, *(outcome.unit for outcome in (*failed, *unproven))])
+    yield from (*failed, *unproven)
+
+
+def _sorted(outcomes: Iterable[Outcome]) -> tuple[list[Unit], list[Outcome]]:
+    """The units that came through, and the outcomes of those that did not."""
+    good: list[Unit] = []
+    bad: list[Outcome] = []
+    for outcome in outcomes:
+        if outcome.error is None:
+            good.append(outcome.unit)
+        else:
+            bad.append(outcome)
+    return good, bad

@@ -1,0 +1,541 @@
+"""One pass over a stream: scan, settle, batches, lanes, ledger, remove.
+
+A pass tells what happens by events; it decides by the pure functions of :mod:`mistamover.unit`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import count
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import NamedTuple, Self
+
+from mistamover import lane
+from mistamover.config import Settings
+from mistamover.errors import (
+    Exit,
+    Fault,
+    MistamoverError,
+    Parked,
+    SourceGone,
+    SourceMoved,
+    TargetFull,
+    UnitError,
+)
+from mistamover.lane import Carried, Crew
+from mistamover.ledger import Ledger
+from mistamover.log import files
+from mistamover.spool import Skipped, Spool
+from mistamover.transports.contract import stream_tag
+from mistamover.unit import (
+    ORDERS,
+    OWN_NAME,
+    Ignored,
+    Outcome,
+    Record,
+    Unit,
+    Verdict,
+    batches,
+    judge,
+    looks_settled,
+    next_wait,
+)
+
+FIRST_LANES = 2
+"""Lanes that begin: while one waits for the far side's proof, the other sends."""
+NEW_LANE_EVERY = 2.0
+"""Seconds of work after which one more lane joins: a log-in costs more than a short pass can win by it."""
+REMOVED_TOGETHER = 64
+PARKING_TIME = 2.0
+"""Seconds after which a lane that did not leave its file is cut off: a slow line needs minutes for its buffers."""
+GLANCE = 0.2
+"""Seconds between two looks at whether we are to stop."""
+
+
+class Kind(str, Enum):
+    """What can happen to a unit, or to the stream."""
+
+    DELIVERED = "delivered"
+    REMOVED = "removed"
+    NOT_REMOVED = "not-removed"
+    CHANGED = "changed"
+    VANISHED = "vanished"
+    WAITING = "waiting"
+    QUARANTINED = "quarantined"
+    SKIPPED = "skipped"
+    UNCHANGED = "unchanged"
+    RECOVERED = "recovered"
+    SETTLING = "settling"
+    TARGET = "target"
+    PAUSED = "paused"
+    WOULD_SEND = "would-send"
+    WOULD_REMOVE = "would-remove"
+
+
+class Event(NamedTuple):
+    """One thing that happened; ``path`` is empty where it is the stream's."""
+
+    kind: Kind
+    path: str = ""
+    reason: str = ""
+    unit: Unit | None = None
+
+
+Report = Callable[[Event], None]
+
+
+@dataclass
+class Summary:
+    """What a pass came to. Read by displays while it runs."""
+
+    counts: Counter[Kind] = field(default_factory=Counter)
+    proofs: Counter[str] = field(default_factory=Counter)
+    found: int = 0
+    found_bytes: int = 0
+    """Of the units that this pass is to send."""
+    delivered_bytes: int = 0
+    seconds: float = 0.0
+    settling: float = 0.0
+    """Seconds of these in which it only waited for units to settle."""
+    error: MistamoverError | None = None
+    """Why the target could not be used."""
+    is_paused: bool = False
+    is_interrupted: bool = False
+
+    @property
+    def unfinished(self) -> int:
+        """Units that failed, wait, changed, or are set aside."""
+        kinds = (Kind.WAITING, Kind.CHANGED, Kind.QUARANTINED, Kind.NOT_REMOVED, Kind.SETTLING)
+        return sum(self.counts[kind] for kind in kinds)
+
+    @property
+    def exit(self) -> Exit:
+        """What the command line answers."""
+        if self.is_interrupted:
+            return Exit.INTERRUPTED
+        if self.error is not None:
+            return self.error.exit
+        if self.is_paused:
+            return Exit.PAUSED
+        return Exit.UNFINISHED if self.unfinished else Exit.DONE
+
+
+class Stop:
+    """The wish to stop. A signal handler may ask for it at any instant: it only sets and queues."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+        self._bell: SimpleQueue[None] = SimpleQueue()
+
+    def ask(self) -> None:
+        """Have the stream finish or park what is on its way, and end."""
+        self.is_asked = True
+        self._bell.put(None)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, unless and until we are asked to stop."""
+        if not self.is_asked and seconds > 0:
+            try:
+                self._bell.get(timeout=seconds)
+            except Empty:
+                return
+
+
+def state_directory(settings: Settings) -> Path:
+    """Where the stream keeps its ledger."""
+    return settings.global_.state_dir / settings.name
+
+
+def target_name(settings: Settings) -> str:
+    """The target as the ledger names it."""
+    outgoing = settings.outgoing
+    if outgoing.target_host is None or outgoing.transfer_protocol == "local":
+        return f"{outgoing.transfer_protocol}://{outgoing.target_dir}"
+    user = f"{settings.sftp.username}@" if settings.sftp.username else ""
+    return f"{outgoing.transfer_protocol}://{user}{outgoing.target_host}{outgoing.target_dir}"
+
+
+class Stream:
+    """A stream that this process holds: its spool, its ledger, its lanes."""
+
+    def __init__(self, settings: Settings, report: Report = lambda _: None, stop: Stop | None = None) -> None:
+        self.settings = settings
+        self.summary = Summary()
+        self.crew = Crew()
+        self.tries_waiting = False
+        """Whether the next pass tries units that failed before, without waiting for their time."""
+        self._report = report
+        self._stop = stop or Stop()
+        self._mirror = settings.outgoing.transfer_mode == "mirror"
+        self._ignored = Ignored(settings.data_stream.ignore)
+        self._emptied: set[str] = set()
+        self._watched: dict[Unit, float] = {}
+        begin = f"{stream_tag(settings)}{os.urandom(2).hex()}"
+        self._names = (f"{begin}{number:x}" for number in count())
+        self._executor: ThreadPoolExecutor | None = None
+        self._full: UnitError | None = None
+        self._abandoned: list[Unit] = []
+        checksum = settings.outgoing.checksum
+        self._spool = Spool(settings.data_stream.directory, mirror=self._mirror, algorithm=checksum)
+        try:
+            self._ledger = Ledger(state_directory(settings), target_name(settings), checksum)
+        except BaseException:
+            self._spool.close()
+            raise
+
+    def __enter__(self) -> Self:
+        try:
+            self._spool.hold()
+            for path, what in self._spool.recover(self._ledger.known):
+                self._report(Event(Kind.RECOVERED, path, what))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_lanes()
+        self._ledger.close()
+        self._spool.close()
+
+    # -- a pass ------------------------------------------------------------------------------------------
+
+    def run_pass(self, *, patient: bool) -> Summary:
+        """Take every unit that is there as far as it goes; ``patient`` waits for those that still settle."""
+        began = time.monotonic()
+        self.summary = Summary()
+        self._full = None
+        try:
+            self._pass(patient)
+        finally:
+            self.tries_waiting = False
+            self.summary.seconds = time.monotonic() - began
+            self.summary.is_interrupted = self._stop.is_asked
+        return self.summary
+
+    def _pass(self, patient: bool) -> None:
+        if self._is_paused():
+            return
+        prepared: Future[Carried] | None = None
+        ready: list[Unit] = []
+        young: list[Unit] = []
+        delivered: list[tuple[Unit, int]] = []
+        for unit in self._wanted(delivered):
+            self.summary.found += 1
+            self.summary.found_bytes += unit.size
+            if prepared is None:
+                # The log-in goes on while we scan.
+                prepared = self._lanes().submit(lane.prepare, self.settings)
+            (ready if self._is_settled(unit) else young).append(unit)
+        self._remove(delivered)
+        if prepared is not None and self._may_begin(prepared):
+            self._deliver(ready)
+            if patient:
+                young = self._wait_until_settled(young)
+            self._still_settling(young)
+        self._prune()
+
+    def _may_begin(self, prepared: Future[Carried]) -> bool:
+        while not wait([prepared], GLANCE).done:
+            if self._stop.is_asked:
+                return False
+        self._note_target(prepared.result())
+        return self.summary.error is None and not self.summary.is_paused
+
+    def _note_target(self, carried: Carried) -> None:
+        if carried.error is not None:
+            self.summary.error = carried.error
+            self._tell(Event(Kind.TARGET, reason=str(carried.error)))
+        elif carried.is_stopped and not self.summary.is_paused:
+            outgoing = self.settings.outgoing
+            self._pause(f"{outgoing.target_dir}/{outgoing.stop_file} at the target")
+
+    def _is_paused(self) -> bool:
+        name = self.settings.incoming.stop_file
+        if not self.summary.is_paused and self._spool.has_stop_file(name):
+            self._pause(f"{self.settings.data_stream.directory}/{name}")
+        return self.summary.is_paused
+
+    def _pause(self, what: str) -> None:
+        self.summary.is_paused = True
+        self._tell(Event(Kind.PAUSED, reason=f"paused by {what}; remove it to go on"))
+
+    def _tell(self, event: Event) -> None:
+        self.summary.counts[event.kind] += 1
+        self._report(event)
+
+    # -- what is to be done ------------------------------------------------------------------------------
+
+    def _wanted(self, delivered: list[tuple[Unit, int]]) -> Iterator[Unit]:
+        """Scan; yield the units to be sent, note those whose removal is missing, and answer for all others."""
+        now = time.time()
+        for unit in self._spool.scan(self._ignored, self._skip):
+            record = self._ledger.record(unit.path)
+            verdict = judge(unit, record, mirror=self._mirror, now=now)
+            if record is None:
+                yield unit
+            elif verdict is Verdict.SEND or (verdict is Verdict.WAIT and self.tries_waiting):
+                yield unit._replace(is_update=self._mirror and self._ledger.has_delivered(unit.path))
+            elif verdict is Verdict.REMOVE:
+                delivered.append((unit, record.id))
+            else:
+                self._answer(verdict, unit, record)
+
+    def _skip(self, skipped: Skipped) -> None:
+        if skipped.path != OWN_NAME:
+            self._tell(skipped_event(skipped))
+
+    def _answer(self, verdict: Verdict, unit: Unit, record: Record) -> None:
+        if verdict is Verdict.KEEP:
+            self._tell(Event(Kind.UNCHANGED, unit.path, unit=unit))
+        elif verdict is Verdict.WAIT:
+            reason = f"{record.reason}; next try {when(record.next_try)}"
+            self._tell(Event(Kind.WAITING, unit.path, reason, unit))
+        else:
+            self._set_aside(unit, record.id, record.reason)
+
+    def _is_settled(self, unit: Unit) -> bool:
+        """Whether it was left alone long enough, by its times or before our own eyes."""
+        settle_time = self.settings.data_stream.settle_time
+        if looks_settled(unit.identity, settle_time, time.time()):
+            return True
+        seen = self._watched.setdefault(unit, time.monotonic())
+        return time.monotonic() - seen >= settle_time
+
+    def _wait_until_settled(self, young: Sequence[Unit]) -> list[Unit]:
+        """Wait for all of them at once, deliver those that settled; gives those that did not."""
+        if not young or not self._may_go_on():
+            return list(young)
+        settle_time = self.settings.data_stream.settle_time
+        self._report(Event(Kind.SETTLING, reason=f"{files(len(young))} changed within the last {settle_time:g} s"))
+        began = time.monotonic()
+        self._stop.wait(settle_time + 0.01)
+        self.summary.settling += time.monotonic() - began
+        settled: list[Unit] = []
+        changed: list[Unit] = []
+        for before, now in zip(young, self._spool.look_again(young), strict=True):
+            if now is None:
+                self._tell(Event(Kind.VANISHED, before.path, "it is gone", before))
+            else:
+                (settled if self._is_settled(now) else changed).append(now)
+        self._deliver(settled)
+        return changed
+
+    def _still_settling(self, young: Sequence[Unit]) -> None:
+        """Remember since when we see them unchanged; forget all others."""
+        self._watched = {unit: self._watched[unit] for unit in young if unit in self._watched}
+        for unit in young:
+            self._tell(Event(Kind.SETTLING, unit.path, "it still changes, or did until a moment ago", unit))
+
+    # -- lanes -------------------------------------------------------------------------------------------
+
+    def _lanes(self) -> ThreadPoolExecutor:
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(
+                self.settings.outgoing.lanes, "lane", initializer=lane.join, initargs=(self.crew,)
+            )
+        return self._executor
+
+    def _end_lanes(self) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._executor = None
+        for one in self.crew.lanes:
+            lane.disconnect(one)
+        self.crew.lanes.clear()
+
+    def rest(self) -> None:
+        """Log out between passes that have nothing to do."""
+        self._end_lanes()
+
+    def _deliver(self, units: list[Unit]) -> None:
+        """Hand batches to lanes until all are carried, the target fails, or somebody asks us to stop."""
+        order = self.settings.data_stream.order
+        units.sort(key=ORDERS[order])
+        waiting = deque(batches(units))
+        failures = 0
+        while waiting and self._may_go_on():
+            delivered = self.summary.counts[Kind.DELIVERED]
+            error = self._carry_until_failure(waiting)
+            if error is not None and not self._stop.is_asked:
+                # All lanes have noticed by now: however many there were, it is one failure.
+                failures = 1 if self.summary.counts[Kind.DELIVERED] > delivered else failures + 1
+                self._wait_for_target(error, failures)
+        if self._full is not None:
+            self._note_target(Carried([], self._full))
+        if self._abandoned and self.summary.error is None and not self._stop.is_asked:
+            wait([self._lanes().submit(lane.discard, self.settings, self._abandoned)])
+            self._abandoned = []
+
+    def _carry_until_failure(self, waiting: deque[list[Unit]]) -> MistamoverError | None:
+        """Carry batches until none waits, we are to stop, or the target fails; gives its error."""
+        running: dict[Future[Carried], Sequence[Unit]] = {}
+        began = time.monotonic()
+        error: MistamoverError | None = None
+        while running or (waiting and not error and self._may_go_on()):
+            if not error:
+                self._fill_lanes(waiting, running, began)
+            done, _ = wait(running, GLANCE, FIRST_COMPLETED)
+            if self._stop.is_asked:
+                self._wind_up(running)
+            for future in done:
+                batch, carried = running.pop(future), future.result()
+                error = error or carried.error
+                if not error:
+                    self._fill_lanes(waiting, running, began)  # none idles while we write the ledger
+                self._take(carried, batch, waiting)
+        return error
+
+    def _fill_lanes(
+        self, waiting: deque[list[Unit]], running: dict[Future[Carried], Sequence[Unit]], began: float
+    ) -> None:
+        while waiting and len(running) < self._lanes_now(time.monotonic() - began) and self._may_go_on():
+            self._submit(waiting.popleft(), running)
+
+    def _submit(self, batch: Sequence[Unit], running: dict[Future[Carried], Sequence[Unit]]) -> None:
+        # Each try has staged names of its own: what a lost connection was asked for may still be done later.
+        named = [unit._replace(staged=next(self._names)) for unit in batch]
+        running[self._lanes().submit(lane.carry, self.settings, named)] = named
+
+    def _may_go_on(self) -> bool:
+        return self.summary.error is None and not self._stop.is_asked and not self._is_paused()
+
+    def _lanes_now(self, working: float) -> int:
+        """How many lanes to use after so many seconds of work."""
+        return min(self.settings.outgoing.lanes, FIRST_LANES + int(working / NEW_LANE_EVERY))
+
+    def _wind_up(self, running: dict[Future[Carried], Sequence[Unit]]) -> None:
+        """We are to stop: let what is on its way end, for a while, then have it parked."""
+        wait(running, self.settings.outgoing.stop_timeout)
+        self.crew.parking = True
+        if wait(running, PARKING_TIME).not_done:
+            self.crew.abort()
+            wait(running)
+        self.crew.parking = False
+
+    def _take(self, carried: Carried, batch: Sequence[Unit], waiting: deque[list[Unit]]) -> None:
+        """Record what came of a batch; what the target did not answer for has to be carried again."""
+        self._record(carried.outcomes)
+        if full := [outcome for outcome in carried.outcomes if isinstance(outcome.error, TargetFull)]:
+            self._full = full[0].error
+            _keep_smaller(waiting, min(outcome.unit.size for outcome in full))
+        if carried.error is None:
+            self._note_target(carried)
+            return
+        answered = {outcome.unit.path for outcome in carried.outcomes}
+        left = [unit for unit in batch if unit.path not in answered]
+        self._abandoned += left
+        waiting.appendleft(left)
+
+    def _wait_for_target(self, error: MistamoverError, failures: int) -> None:
+        """Wait until the next try, or note that there is none in this pass."""
+        if not error.retry or failures > self.settings.outgoing.retry_count or self._stop.is_asked:
+            self._note_target(Carried([], error))
+            return
+        pause = next_wait(failures, 1.0, random.random())  # noqa: S311 - spreads load, no secret
+        self._report(Event(Kind.TARGET, reason=f"{error}; trying again in {pause:.1f} s"))
+        self._stop.wait(pause)
+
+    # -- what came of it ---------------------------------------------------------------------------------
+
+    def _record(self, outcomes: Sequence[Outcome]) -> None:
+        delivered = [outcome.unit for outcome in outcomes if outcome.error is None]
+        if delivered:
+            with self.crew.baton:
+                records = self._ledger.deliver(delivered, time.time())
+                for unit in delivered:
+                    self.summary.delivered_bytes += unit.size
+                    self.summary.proofs[unit.proof] += 1
+                    self._tell(Event(Kind.DELIVERED, unit.path, unit=unit))
+            if not self._mirror:
+                self._remove(list(zip(delivered, records, strict=True)))
+        for unit, error in outcomes:
+            if error is not None:
+                self._fail(unit, error)
+
+    def _remove(self, delivered: Sequence[tuple[Unit, int]]) -> None:
+        """Remove sources of which the ledger says, on disk, that they were delivered."""
+        removed: list[int] = []
+        for first in range(0, len(delivered), REMOVED_TOGETHER):
+            with self.crew.baton:
+                for unit, record in delivered[first : first + REMOVED_TOGETHER]:
+                    if self._remove_one(unit, record):
+                        removed.append(record)
+        self._ledger.removed(removed, time.time())
+
+    def _remove_one(self, unit: Unit, record: int) -> bool:
+        """Whether the source is gone."""
+        try:
+            self._spool.remove(unit, record)
+        except SourceGone:
+            return True  # somebody else removed it; the target has it
+        except SourceMoved as error:
+            self._tell(Event(Kind.CHANGED, unit.path, str(error), unit))
+            return False
+        except UnitError as error:
+            self._tell(Event(Kind.NOT_REMOVED, unit.path, f"delivered, but {error}", unit))
+            return False
+        self._emptied.add(unit.path.rpartition("/")[0])
+        self._tell(Event(Kind.REMOVED, unit.path, unit=unit))
+        return True
+
+    def _fail(self, unit: Unit, error: UnitError) -> None:
+        """A unit was not delivered: it starts again, waits, or is set aside."""
+        if isinstance(error, SourceGone):
+            self._tell(Event(Kind.VANISHED, unit.path, str(error), unit))
+            return
+        if isinstance(error, SourceMoved | Parked):
+            self._tell(Event(Kind.CHANGED, unit.path, str(error), unit))
+            return
+        outgoing = self.settings.outgoing
+        record = self._ledger.record(unit.path)
+        attempts = 1 + (record.attempts if record is not None and record.identity == unit.identity else 0)
+        is_spent = not error.retry or attempts >= outgoing.retry_count
+        now = time.time()
+        if error.fault is Fault.UNIT and is_spent:
+            reason = str(error) if not error.retry else f"{error} (failed {attempts} times)"
+            self._set_aside(unit, self._ledger.quarantine(unit, attempts, reason, now), reason)
+            return
+        next_try = now + next_wait(attempts, outgoing.retry_interval, random.random())  # noqa: S311
+        self._ledger.wait(unit, attempts, next_try, str(error), now)
+        self._tell(Event(Kind.WAITING, unit.path, f"{error}; next try {when(next_try)}", unit))
+
+    def _set_aside(self, unit: Unit, record: int, reason: str) -> None:
+        try:
+            self._spool.quarantine(unit, record, reason)
+        except SourceGone:
+            self._tell(Event(Kind.VANISHED, unit.path, "it is gone", unit))
+            return
+        except UnitError as error:
+            reason = f"{reason}; and {error}"
+        self._tell(Event(Kind.QUARANTINED, unit.path, reason, unit))
+
+    def _prune(self) -> None:
+        if self._emptied and not self._mirror:
+            settle_time = self.settings.data_stream.settle_time
+            self._emptied = self._spool.prune(self._emptied - {""}, settle_time, time.time())
+
+
+def _keep_smaller(waiting: deque[list[Unit]], size: int) -> None:
+    """A unit of this size had no room: those that are not smaller need not be tried in this pass."""
+    kept = [[unit for unit in batch if unit.size < size] for batch in waiting]
+    waiting.clear()
+    waiting.extend(filter(None, kept))
+
+
+def when(moment: float) -> str:
+    """A time of day for people, local, with its date; ``moment`` in seconds since the epoch."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+
+
+def skipped_event(skipped: Skipped) -> Event:
+    """What to tell of something that is no unit."""
+    return Event(Kind.WAITING if skipped.is_trouble else Kind.SKIPPED, skipped.path, skipped.reason)

@@ -1,0 +1,385 @@
+"""The process of one stream: pass after pass until it is asked to stop, and what is told about them."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from logging import DEBUG, ERROR, INFO, WARNING
+from types import FrameType
+from typing import NamedTuple, Self
+
+from mistamover.config import Settings
+from mistamover.errors import Exit, LedgerError, MistamoverError, SpoolError, TargetRefused
+from mistamover.log import Log, duration, files, shown, size
+from mistamover.stream import Event, Kind, Report, Stop, Stream, Summary, target_name
+from mistamover.unit import Ignored, next_wait
+
+REST_AFTER = 60.0
+"""Seconds without work after which the lanes log out."""
+LONGEST_WAIT = 600.0
+"""Seconds after which the doubling of the wait for a target, a spool or a ledger stops."""
+REFUSED_WAIT = 300.0
+"""Seconds at least until a target that refused us is asked again: a person has to act first."""
+TICK = 1.0
+PROGRESS_EVERY = 10.0
+
+_HAPPEN = (Kind.DELIVERED, Kind.REMOVED, Kind.VANISHED, Kind.RECOVERED, Kind.QUARANTINED)
+"""What is done once and for all; any other kind is how things are, and is counted anew by each pass."""
+
+_LINES = {
+    Kind.NOT_REMOVED: (WARNING, "not removed: "),
+    Kind.CHANGED: (INFO, "starts again: "),
+    Kind.VANISHED: (INFO, "vanished: "),
+    Kind.WAITING: (WARNING, "waits: "),
+    Kind.QUARANTINED: (WARNING, "in quarantine: "),
+    Kind.SKIPPED: (INFO, "skipped: "),
+    Kind.RECOVERED: (INFO, "recovered: "),
+    Kind.SETTLING: (DEBUG, "settles: "),
+    Kind.PAUSED: (WARNING, ""),
+}
+"""How each kind of event is written down."""
+
+
+class Progress(NamedTuple):
+    """How far a pass is, for displays."""
+
+    files: int
+    all_files: int
+    bytes: int
+    all_bytes: int
+    stages: list[str]
+    """What each lane does."""
+
+
+class Worker:
+    """Runs one stream in this process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: Log,
+        report: Report | None = None,
+        stop: Stop | None = None,
+        *,
+        now: bool = False,
+    ) -> None:
+        self.settings = settings
+        self._now = now
+        self.log = log
+        self.stop = stop or Stop()
+        self.total = Summary()
+        """Of all passes so far."""
+        self.skipped: Counter[str] = Counter()
+        """How much the last pass skipped, by reason."""
+        self.tells_progress = True
+        """Whether progress is written to the log; a display turns that off."""
+        self._report = report
+        self._stream: Stream | None = None
+        self._is_passing = False
+        self._news = News()
+        self._tells_units = log.tells_units
+        self._is_mirror = settings.outgoing.transfer_mode == "mirror"
+        self._is_ignored = Ignored(settings.data_stream.ignore)
+        self._sent_before = 0
+        self._failures = 0
+        self._trouble = ""
+        self._last_work = time.monotonic()
+        self._next_progress = time.monotonic() + PROGRESS_EVERY
+
+    def run(self, *, once: bool) -> Summary:
+        """Make one patient pass, or passes until somebody asks us to stop."""
+        self.log.tell(INFO, _intention(self.settings))
+        try:
+            with Ticker(self._tick):
+                self._once() if once else self._poll()
+        except MistamoverError as error:
+            self.log.note(ERROR, str(error))
+            raise
+        except Exception:
+            self.log.fault("ended by a fault of mistamover's own")
+            raise
+        self.log.note(INFO, self.outcome(self.total))
+        return self.total
+
+    def _once(self) -> None:
+        with self._opened() as stream:
+            self.make_pass(stream, patient=True)
+
+    # -- passes ------------------------------------------------------------------------------------------
+
+    def _poll(self) -> None:
+        while not self.stop.is_asked:
+            try:
+                with self._opened() as stream:
+                    while not self.stop.is_asked:
+                        self._wait(stream, self._time_to_next(self.make_pass(stream, patient=False)))
+            except (SpoolError, LedgerError) as error:
+                # The disk may be full, or not mounted for now; nothing was moved without a record.
+                self._tell_trouble(str(error))
+                self.stop.wait(self._growing_wait())
+        self.total.is_interrupted = True
+
+    def _opened(self) -> Stream:
+        stream = Stream(self.settings, self._hear, self.stop)
+        stream.tries_waiting, self._now = self._now, False
+        return stream
+
+    def make_pass(self, stream: Stream, *, patient: bool) -> Summary:
+        """One pass, added to the total."""
+        self._stream = stream
+        self._sent_before = _sent(stream)
+        self.skipped.clear()
+        self._is_passing = True
+        try:
+            summary = stream.run_pass(patient=patient)
+        finally:
+            self._is_passing = False
+            self.total = self._added(stream.summary)
+        self._news.turn(is_whole=summary.error is None and not summary.is_paused)
+        self._tell_pass(summary, patient=patient)
+        return summary
+
+    def _added(self, summary: Summary) -> Summary:
+        """The total with one more pass: what was done is added up, how things stand is as the last one found it."""
+        total = self.total
+        # A mirrored unit in quarantine stays in the spool, where each pass finds it again.
+        kinds = _HAPPEN[:-1] if self._is_mirror else _HAPPEN
+        return replace(
+            summary,
+            counts=Counter({kind: total.counts[kind] for kind in kinds}) + summary.counts,
+            proofs=total.proofs + summary.proofs,
+            found=total.counts[Kind.DELIVERED] + summary.found,
+            found_bytes=total.delivered_bytes + summary.found_bytes,
+            delivered_bytes=total.delivered_bytes + summary.delivered_bytes,
+            seconds=total.seconds + (summary.seconds if summary.counts[Kind.DELIVERED] else 0.0),
+        )
+
+    def _tell_pass(self, summary: Summary, *, patient: bool) -> None:
+        if summary.counts[Kind.DELIVERED]:
+            self._last_work = time.monotonic()
+            if not patient:
+                self.log.tell(INFO, self.outcome(summary))
+
+    def _tell_trouble(self, text: str) -> None:
+        if text != self._trouble:
+            self._trouble = text
+            self.log.tell(ERROR, f"{text}; trying again")
+
+    # -- waits between them ------------------------------------------------------------------------------
+
+    def _time_to_next(self, summary: Summary) -> float:
+        """Seconds until the next pass is due."""
+        if summary.error is not None:
+            wait = self._growing_wait()
+            return max(wait, REFUSED_WAIT) if isinstance(summary.error, TargetRefused) else wait
+        self._failures, self._trouble = 0, ""
+        if summary.is_paused and not self._is_paused_here():
+            return self.settings.outgoing.stop_file_poll_interval
+        return self.settings.global_.general_poll_interval
+
+    def _growing_wait(self) -> float:
+        self._failures += 1
+        jitter = random.random()  # noqa: S311 - spreads load, no secret
+        wait = next_wait(self._failures, self.settings.global_.general_poll_interval, jitter)
+        return min(wait, LONGEST_WAIT * (0.5 + jitter / 2))
+
+    def _is_paused_here(self) -> bool:
+        return os.path.lexists(self.settings.data_stream.directory / self.settings.incoming.stop_file)
+
+    def _wait(self, stream: Stream, seconds: float) -> None:
+        if time.monotonic() - self._last_work + seconds >= REST_AFTER:
+            stream.rest()
+        self.stop.wait(seconds)
+
+    # -- what is told ------------------------------------------------------------------------------------
+
+    def _hear(self, event: Event) -> None:
+        """Pass an event on. Comes twice for each unit, so what nobody wants has to cost nothing."""
+        kind = event.kind
+        if kind is Kind.DELIVERED:
+            if self._tells_units:
+                self.log.unit(_delivery(event, self.settings.outgoing.checksum))
+        elif kind is not Kind.REMOVED and kind is not Kind.UNCHANGED and not self._write_down(event):
+            return
+        if self._report is not None:
+            self._report(event)
+
+    def _write_down(self, event: Event) -> bool:
+        """Log an event, unless it was told before and is still so."""
+        if event.kind is Kind.SKIPPED:
+            if self._is_ignored(event.path.rpartition("/")[2]):
+                self.skipped["ignored by name"] += 1  # as configured, and maybe many: counted, not listed
+                return self._report is not None and self._news.is_new(event)
+            self.skipped[event.reason] += 1
+        if not self._news.is_new(event):
+            return False
+        level, what = self._line(event)
+        name = f"{shown(event.path)}: " if event.path else ""
+        self.log.tell(level, f"{what}{name}{event.reason}")
+        return True
+
+    def _line(self, event: Event) -> tuple[int, str]:
+        if event.kind is Kind.TARGET:
+            is_over = self._stream is not None and self._stream.summary.error is not None
+            return (ERROR if is_over else WARNING), ""
+        if event.kind is Kind.SETTLING and not event.path:
+            return INFO, "waits for units to settle: "
+        return _LINES[event.kind]
+
+    def outcome(self, summary: Summary) -> str:
+        """What it came to, in one line."""
+        said = "; ".join(filter(None, [self._deliveries(summary), _unfinished(summary)]))
+        return said or ("paused" if summary.is_paused else "nothing to do")
+
+    def _deliveries(self, summary: Summary) -> str:
+        count, amount = summary.counts[Kind.DELIVERED], summary.delivered_bytes
+        if not count:
+            return ""
+        verb = "mirrored" if self._is_mirror else "moved"
+        worked = summary.seconds - summary.settling
+        span = duration(summary.seconds)
+        rate = f" ({size(amount / max(worked, 0.001))}/s)" if amount else ""
+        return f"{verb} {files(count)}, {size(amount)} in {span}{rate}, {_proven(summary, count)}"
+
+    def progress(self) -> Progress | None:
+        """How far the pass that is under way has come; None where none is. For other threads."""
+        stream = self._stream
+        if stream is None or not self._is_passing:
+            return None
+        summary, lanes = stream.summary, list(stream.crew.lanes)
+        on_their_way = sum(lane.sent for lane in lanes) - self._sent_before
+        done = max(summary.delivered_bytes, min(on_their_way, summary.found_bytes))
+        return Progress(
+            summary.counts[Kind.DELIVERED], summary.found, done, summary.found_bytes, [lane.stage for lane in lanes]
+        )
+
+    def _tick(self) -> None:
+        self.log.flush()
+        if self.tells_progress and time.monotonic() >= self._next_progress:
+            self._next_progress = time.monotonic() + PROGRESS_EVERY
+            self._tell_progress()
+
+    def _tell_progress(self) -> None:
+        now = self.progress()
+        if now is not None and any(stage != "idle" for stage in now.stages):
+            done = f"{now.files:,} of {files(now.all_files)}, {size(now.bytes)} of {size(now.all_bytes)}"
+            self.log.tell(INFO, f"so far {done}")
+
+
+class News:
+    """Which events are new: what holds on from pass to pass is told once, and again after it had ended."""
+
+    def __init__(self) -> None:
+        self._now: set[Event] = set()
+        self._before: set[Event] = set()
+
+    def is_new(self, event: Event) -> bool:
+        """Whether this was told neither in this pass nor in the last whole one or since."""
+        told = event._replace(unit=None)
+        is_new = told not in self._now and told not in self._before
+        self._now.add(told)
+        return is_new
+
+    def turn(self, *, is_whole: bool) -> None:
+        """A pass has ended. What it did not find has ended too, if it saw the whole spool."""
+        self._before = self._now if is_whole else self._before | self._now
+        self._now = set()
+
+
+class Ticker:
+    """Calls a function each second, from a thread of its own."""
+
+    def __init__(self, tick: Callable[[], None], every: float = TICK) -> None:
+        self._tick = tick
+        self._every = every
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ticker", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._tick()
+
+    def _run(self) -> None:
+        while not self._done.wait(self._every):
+            self._tick()
+
+
+def run(
+    settings: Settings, *, once: bool, log: Log, report: Report | None = None, stop: Stop | None = None
+) -> Summary:
+    """Run one stream in this process; see :class:`Worker`."""
+    return Worker(settings, log, report, stop).run(once=once)
+
+
+def stop_on_signals(stop: Stop) -> None:
+    """Have TERM and INT ask for a stop. Main thread only."""
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_asked:
+            # The second one means at once. Every step can be repeated after a crash, so nothing is lost:
+            # the next pass finds what this one left, and what it left staged is swept away.
+            os._exit(Exit.INTERRUPTED)
+        stop.ask()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+
+
+def _sent(stream: Stream) -> int:
+    return sum(lane.sent for lane in stream.crew.lanes)
+
+
+# -- words -------------------------------------------------------------------------------------------------
+
+
+def _intention(settings: Settings) -> str:
+    verb = "mirrors" if settings.outgoing.transfer_mode == "mirror" else "moves"
+    return f"{verb} {shown(str(settings.data_stream.directory))} to {shown(target_name(settings))}"
+
+
+def _delivery(event: Event, algorithm: str) -> str:
+    unit = event.unit
+    assert unit is not None  # noqa: S101 - a delivery is always a unit's
+    digest = f"{algorithm}:{unit.digest}" if unit.digest else "no digest"
+    return f"delivered: {shown(event.path)}, {unit.size} bytes, {digest}, proof {unit.proof}"
+
+
+_PROOFS = {
+    "digest": "proven by digest",
+    "readback": "proven by reading it back",
+    "size": "of which only the size was compared",
+    "none": "not verified, as configured",
+}
+
+_OPEN = (
+    (Kind.WAITING, "{:,} waiting"),
+    (Kind.QUARANTINED, "{:,} in quarantine"),
+    (Kind.NOT_REMOVED, "{:,} delivered but not removed"),
+    (Kind.CHANGED, "{:,} changed on the way and start again"),
+    (Kind.SETTLING, "{:,} still settling"),
+)
+
+
+def _proven(summary: Summary, count: int) -> str:
+    if len(summary.proofs) == 1:
+        proof = _PROOFS.get(next(iter(summary.proofs)), "")
+        return proof if count == 1 else f"each {proof}"
+    return ", ".join(f"{number:,} {_PROOFS.get(proof, proof)}" for proof, number in summary.proofs.items())
+
+
+def _unfinished(summary: Summary) -> str:
+    left = summary.found - summary.counts[Kind.DELIVERED]
+    if left and (summary.error or summary.is_paused or summary.is_interrupted):
+        return f"{left:,} of {files(summary.found)} not delivered"
+    return ", ".join(text.format(summary.counts[kind]) for kind, text in _OPEN if summary.counts[kind])
