@@ -1,0 +1,169 @@
+"""``mistamover check``: is a stream's configuration right, and its target ready?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mistamover.cli.common import stream_command
+from mistamover.cli.help import Command
+from mistamover.errors import Exit, MistamoverError
+
+if TYPE_CHECKING:
+    from mistamover.config import Settings
+    from mistamover.transports.contract import Finding
+
+
+@click.command(cls=Command, short_help="Look for faults in a stream's configuration, and at its target.")
+@click.option("--connect", is_flag=True, help="Log in, and look at the target as well.")
+@stream_command
+def check(settings: Settings, *, connect: bool) -> int:
+    """Look for faults in STREAM.ini, in its spool and, with --connect, at its target.
+
+    For example:
+
+        mistamover check --connect images.ini
+
+    Each thing is ok, a warning, or a failure with its remedy. No unit is touched.
+
+    Exit codes: 0 no failure; 1 a failure on this host; 2 usage or configuration;
+    3 a failure at the target.
+    """
+    click.echo(f"ok: {describe(settings)}")
+    near = _tell(look_here(settings))
+    if not connect:
+        return Exit.UNFINISHED if near else Exit.DONE
+    far = _tell(look_there(settings))
+    return Exit.TARGET if far else Exit.UNFINISHED if near else Exit.DONE
+
+
+def _tell(findings: Iterator[Finding]) -> bool:
+    """Print each finding; gives whether one is a failure."""
+    from mistamover.log import safe
+    from mistamover.transports.contract import Level
+
+    failed = False
+    for finding in findings:
+        remedy = f"; {finding.remedy}" if finding.remedy else ""
+        click.echo(safe(f"{finding.level.value:<4}  {finding.what}{remedy}"))
+        failed = failed or finding.level is Level.FAIL
+    return failed
+
+
+# -- what it does ------------------------------------------------------------------------------------------
+
+_VERIFY = {
+    "auto": "the strongest proof that the target allows",
+    "digest": "a digest made at the target",
+    "readback": "reading it back",
+    "size": "its size alone, which proves no content",
+    "none": "nothing: it is not verified",
+}
+
+
+def describe(settings: Settings) -> str:
+    """What the stream does, in one paragraph."""
+    from mistamover.log import safe
+    from mistamover.stream import target_name
+
+    outgoing, source = settings.outgoing, settings.data_stream
+    is_mirror = outgoing.transfer_mode == "mirror"
+    text = (
+        f"stream {settings.name} {'mirrors' if is_mirror else 'moves'} {source.directory} to "
+        f"{target_name(settings)}, {source.order} first, once a file has not changed for {source.settle_time:g} s. "
+        f"Each is proven at the target by {_VERIFY[outgoing.verify]} ({outgoing.checksum}), then published"
+        f"{'' if is_mirror else ', then removed from the spool'}. {_existing(settings)}"
+    )
+    return safe(text)
+
+
+def _existing(settings: Settings) -> str:
+    what = "replaced" if settings.outgoing.existing == "replace" else "kept, and the unit goes to quarantine"
+    return f"Another file of its name there is {what}."
+
+
+# -- this host ---------------------------------------------------------------------------------------------
+
+
+def look_here(settings: Settings) -> Iterator[Finding]:
+    """Look at the spool, and at the places of the ledger and the log."""
+    from mistamover.stream import state_directory
+
+    yield _spool(settings)
+    yield from _pauses(settings)
+    yield _writable("ledger", state_directory(settings))
+    if settings.logging.base_log_dir is not None:
+        yield _writable("log", settings.logging.base_log_dir)
+
+
+def _spool(settings: Settings) -> Finding:
+    from mistamover.log import shown
+    from mistamover.transports.contract import Finding, Level
+
+    directory = settings.data_stream.directory
+    what = f"spool {shown(str(directory))}"
+    if not directory.is_dir():
+        return Finding(Level.FAIL, f"{what}: no such directory", "make or mount it")
+    if not os.access(directory, os.R_OK | os.X_OK):
+        return Finding(
+            Level.FAIL, f"{what}: no permission to read it", "give the user that runs mistamover the right to"
+        )
+    if settings.outgoing.transfer_mode == "mirror":
+        return Finding(Level.OK, f"{what} can be read")
+    if not os.access(directory, os.W_OK):
+        remedy = "run as its owner, or set transfer_mode = mirror"
+        return Finding(Level.FAIL, f"{what}: no permission to move files out of it", remedy)
+    return Finding(Level.OK, f"{what} can be read and written")
+
+
+def _pauses(settings: Settings) -> Iterator[Finding]:
+    from mistamover.log import shown
+    from mistamover.transports.contract import Finding, Level
+
+    path = settings.data_stream.directory / settings.incoming.stop_file
+    if os.path.lexists(path):
+        yield Finding(Level.WARN, f"paused by {shown(str(path))}", "remove it to go on")
+
+
+def _writable(what: str, directory: Path) -> Finding:
+    """Whether we may write in a directory, or make it where it is missing."""
+    from mistamover.log import shown
+    from mistamover.transports.contract import Finding, Level
+
+    there = next(path for path in (directory, *directory.parents) if path.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return Finding(Level.OK, f"{what} in {shown(str(directory))}")
+    remedy = f"give the user that runs mistamover the right to write in {shown(str(there))}"
+    return Finding(Level.FAIL, f"{what} in {shown(str(directory))}: no permission to write there", remedy)
+
+
+# -- the target --------------------------------------------------------------------------------------------
+
+
+def look_there(settings: Settings) -> Iterator[Finding]:
+    """Log in and look at the target."""
+    from mistamover.spool import Spool
+    from mistamover.transports import transport_class
+    from mistamover.transports.contract import Finding, Level
+
+    if not settings.data_stream.directory.is_dir():
+        return  # said already, and a transport needs it
+    transport = transport_class(settings.outgoing.transfer_protocol)
+    with (
+        closing(Spool(settings.data_stream.directory, mirror=True, algorithm=settings.outgoing.checksum)) as spool,
+        closing(transport(settings, spool, lambda _: None)) as opened,
+    ):
+        try:
+            opened.open()
+            yield from opened.examine()
+            yield Finding(Level.OK, f"proof: {opened.proof.value}")
+            if opened.is_stopped():
+                name = settings.outgoing.stop_file
+                yield Finding(Level.WARN, f"paused by {name} at the target", "remove it there to go on")
+        except MistamoverError as error:
+            yield Finding(Level.FAIL, str(error))

@@ -1,0 +1,129 @@
+"""What the commands share: their options, the settings, and how errors reach a person."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from mistamover.errors import Exit, MistamoverError
+
+if TYPE_CHECKING:
+    from mistamover.config import Settings
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def stream_command(function: Callable[..., int]) -> Callable[..., int]:
+    """A command about one stream: STREAM.ini, --config and --debug, and its errors as lines for a person."""
+
+    @wraps(function)
+    def guarded(stream_file: Path, global_file: Path | None, *, debug: bool, **options: Any) -> int:
+        try:
+            settings = load(stream_file, global_file)
+            if wants_debug:
+                options["debug"] = debug
+            return function(settings, **options)
+        except MistamoverError as error:
+            if debug:
+                _tell_traceback()
+            return tell_error(error)
+        except BrokenPipeError as error:
+            return unwritable(error)
+        except (KeyboardInterrupt, click.ClickException, click.exceptions.Exit):
+            raise
+        except Exception as error:  # noqa: BLE001 - a fault of ours: one line for it too
+            return _tell_fault(error, debug=debug)
+
+    wants_debug = "debug" in function.__annotations__
+    for option in (_STREAM, _CONFIG, _DEBUG):
+        guarded = option(guarded)
+    return guarded
+
+
+_STREAM = click.argument("stream_file", metavar="STREAM.ini", type=click.Path(path_type=Path))
+_CONFIG = click.option(
+    "--config",
+    "global_file",
+    metavar="GLOBAL.ini",
+    type=click.Path(path_type=Path),
+    help="The global file, instead of /etc/mistamover/global.ini.",
+)
+_DEBUG = click.option("--debug", is_flag=True, help="Show tracebacks, and what libraries log.")
+
+
+def load(stream_file: Path, global_file: Path | None) -> Settings:
+    """The settings of a stream; from here on its secrets are shown nowhere."""
+    from mistamover import config, log
+
+    settings = config.load(stream_file, config.find_global(global_file))
+    if settings.sftp.password is not None:
+        log.hide(settings.sftp.password.get_secret_value())
+    return settings
+
+
+def tell_error(error: MistamoverError) -> int:
+    """Say what is wrong, one line for each thing; gives the exit code."""
+    from mistamover.log import safe
+
+    for line in str(error).splitlines():
+        print(f"mistamover: {safe(line)}", file=sys.stderr)
+    return error.exit
+
+
+def _tell_fault(error: Exception, *, debug: bool) -> int:
+    from mistamover.log import safe
+
+    if debug:
+        _tell_traceback()
+    hint = "" if debug else "; --debug shows where"
+    print(f"mistamover: {safe(f'{type(error).__name__}: {error}')}{hint}", file=sys.stderr)
+    return Exit.UNFINISHED
+
+
+def _tell_traceback() -> None:
+    import traceback
+
+    from mistamover.log import safe
+
+    for line in traceback.format_exc().splitlines():
+        print(safe(line), file=sys.stderr)
+
+
+def unwritable(error: OSError) -> int:
+    """Standard output cannot be written. That whoever read it has enough is no fault, and not worth a word."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain when it flushes at its end
+    if isinstance(error, BrokenPipeError):
+        return Exit.DONE
+    print(f"mistamover: standard output: {error.strerror}", file=sys.stderr)
+    return Exit.UNFINISHED
+
+
+def say_last(line: str) -> None:
+    """Print the last line of a run. That nobody can read it changes nothing about what was moved."""
+    with suppress(OSError):
+        click.echo(line)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once: to take all modules down in order takes longer than to move some small files."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
+def shell_word(path: Path) -> str:
+    """A path as a person would type it here."""
+    import shlex
+
+    from mistamover.log import shown
+
+    near = os.path.relpath(path)
+    return shlex.quote(shown(str(path) if near.startswith("..") else near))

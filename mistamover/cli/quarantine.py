@@ -1,0 +1,218 @@
+"""``mistamover quarantine``: what was set aside, why, and how it gets back."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mistamover.cli.common import stream_command, tell_error
+from mistamover.cli.help import Command, Group
+from mistamover.errors import Exit, UnitError
+
+if TYPE_CHECKING:
+    from mistamover.config import Settings
+    from mistamover.ledger import Entry, Ledger
+    from mistamover.spool import Spool
+
+
+@click.group(cls=Group, short_help="List, show and release units that were set aside.")
+def quarantine() -> None:
+    """Units that cannot be delivered are set aside in the spool, under .mistamover/quarantine.
+
+    What is there, and why:
+
+        mistamover quarantine list images.ini
+        mistamover quarantine show images.ini 12
+
+    Once the reason is gone, give it back to the stream:
+
+        mistamover quarantine release images.ini 12
+    """
+
+
+@quarantine.command("list", cls=Command, short_help="List what is in quarantine, and why.")
+@stream_command
+def list_(settings: Settings) -> int:
+    """List the units of STREAM.ini that are in quarantine: number, time, path and reason.
+
+    For example:
+
+        mistamover quarantine list images.ini
+    """
+    from mistamover.cli.history import aligned
+    from mistamover.log import safe, shown
+    from mistamover.stream import when
+
+    rows = [
+        (str(entry.id), when(entry.changed), shown(entry.path), safe(entry.reason)) for entry in _entries(settings)
+    ]
+    if not rows:
+        click.echo("nothing is in quarantine")
+    elif sys.stdout.isatty():
+        from mistamover.cli.display import show_table
+
+        show_table(_HEADS, rows, right="number")
+    else:
+        for line in aligned([_HEADS, *rows], right={0}):
+            click.echo(line)
+    return Exit.DONE
+
+
+_HEADS = ("number", "when", "path", "reason")
+
+
+@quarantine.command(cls=Command, short_help="Show all that is known of a unit in quarantine.")
+@stream_command
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True)
+def show(settings: Settings, *, paths: tuple[str, ...]) -> int:
+    """Show all that is known of units in quarantine. PATH is a path in the spool, or the number of the list.
+
+    For example:
+
+        mistamover quarantine show images.ini 12
+    """
+    for number, entry in enumerate(_wanted(settings, paths)):
+        if number:
+            click.echo()
+        for name, text in _description(settings, entry):
+            click.echo(f"{name + ':':<10} {text}")
+    return Exit.DONE
+
+
+def _description(settings: Settings, entry: Entry) -> list[tuple[str, str]]:
+    from mistamover.log import safe, shown, size
+    from mistamover.stream import when
+
+    place = _place(settings, entry)
+    is_there = "" if os.path.lexists(place) else " (not there any more)"
+    digest = f"{entry.algorithm}:{entry.digest}" if entry.digest else "none: it was not sent"
+    return [
+        ("number", str(entry.id)),
+        ("path", shown(entry.path)),
+        ("lies in", shown(str(place)) + is_there),
+        ("target", shown(entry.target)),
+        ("since", when(entry.changed)),
+        ("size", size(entry.size) if entry.size < 1000 else f"{size(entry.size)} ({entry.size:,} bytes)"),
+        ("digest", digest),
+        ("attempts", str(entry.attempts)),
+        ("reason", safe(entry.reason)),
+    ]
+
+
+@quarantine.command(cls=Command, short_help="Give units back to their stream.")
+@click.option("--all", "is_all", is_flag=True, help="Release all that is in quarantine.")
+@stream_command
+@click.argument("paths", metavar="[PATH]…", nargs=-1)
+def release(settings: Settings, *, is_all: bool, paths: tuple[str, ...]) -> int:
+    """Put units back into the spool, as if they had just appeared there. The stream must not run meanwhile.
+
+    For example:
+
+        mistamover quarantine release images.ini 12 north/radar.dat
+        mistamover quarantine release images.ini --all
+
+    Exit codes: 0 released; 1 some could not be put back; 2 usage, or no such unit
+    in quarantine; 4 the stream runs: stop it first.
+    """
+    from mistamover.ledger import Ledger
+    from mistamover.spool import Spool
+    from mistamover.stream import state_directory, target_name
+
+    if is_all == bool(paths):
+        raise click.UsageError("Give PATHs or numbers, or --all.")
+    wanted = _entries(settings) if is_all else _wanted(settings, paths)
+    if not wanted:
+        click.echo("nothing is in quarantine")
+        return Exit.DONE
+    checksum, is_mirror = settings.outgoing.checksum, _is_mirror(settings)
+    with (
+        closing(Ledger(state_directory(settings), target_name(settings), checksum)) as ledger,
+        closing(Spool(settings.data_stream.directory, mirror=is_mirror, algorithm=checksum)) as spool,
+    ):
+        spool.hold()
+        codes = [_release(settings, ledger, spool, entry) for entry in wanted]
+    return max(codes)
+
+
+def _release(settings: Settings, ledger: Ledger, spool: Spool, entry: Entry) -> int:
+    """Put one unit back, then forget that it was set aside.
+
+    In this order: a crash in between leaves a file in the spool, which is sent like any other, and a row that
+    a second release forgets. The other way round it would leave a file in quarantine that no list shows.
+    """
+    from mistamover.log import shown
+
+    place = _place(settings, entry)
+    if os.path.lexists(place):
+        try:
+            spool.release(entry.path, entry.id)
+        except UnitError as error:
+            return tell_error(error)
+        _sync(settings.data_stream.directory / entry.path)
+        said = f"released: {shown(entry.path)}"
+    else:
+        said = f"forgotten: {shown(entry.path)} does not lie in quarantine any more"
+    ledger.release(entry.id)
+    click.echo(said)
+    return Exit.DONE
+
+
+def _sync(path: Path) -> None:
+    """Have the unit's name on disk before the ledger forgets where else it was."""
+    from mistamover import fs
+
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fs.sync_directory(directory)
+    finally:
+        os.close(directory)
+
+
+# -- which -------------------------------------------------------------------------------------------------
+
+
+def _is_mirror(settings: Settings) -> bool:
+    return settings.outgoing.transfer_mode == "mirror"
+
+
+def _place(settings: Settings, entry: Entry) -> Path:
+    """Where a unit in quarantine lies. A mirrored spool is not ours to write in: there it stays where it was."""
+    from mistamover.spool import QUARANTINE
+
+    spool = settings.data_stream.directory
+    if _is_mirror(settings):
+        return spool / entry.path
+    return spool / QUARANTINE / str(entry.id) / entry.path.rpartition("/")[2]
+
+
+def _entries(settings: Settings) -> list[Entry]:
+    from mistamover.ledger import entries
+    from mistamover.stream import state_directory, target_name
+    from mistamover.unit import State
+
+    found = entries(state_directory(settings) / "ledger.sqlite", states=[State.QUARANTINED])
+    target = target_name(settings)
+    return [entry for entry in found if entry.target == target]
+
+
+def _wanted(settings: Settings, paths: Sequence[str]) -> list[Entry]:
+    found = _entries(settings)
+    picked = {entry.id: entry for path in paths for entry in _named(found, path)}
+    return list(picked.values())
+
+
+def _named(found: Sequence[Entry], path: str) -> list[Entry]:
+    """Those of that path, as it is or as the list shows it, else the one of that number."""
+    from mistamover.log import shown
+
+    named = [entry for entry in found if path in (entry.path, shown(entry.path))]
+    named = named or [entry for entry in found if path == str(entry.id)]
+    if not named:
+        raise click.UsageError(f"{shown(path)} is not in quarantine.")
+    return named
