@@ -1,0 +1,91 @@
+"""Streams to be harmed, over each way to a target."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.faulty_server import FaultyServer, write_wrapper
+from tests.faults.relay import Relay
+from tests.faults.rig import Rig
+from tests.needs import find, require
+from tests.sshd import PROGRAMS, Sshd, running_sshd
+
+CONNECTORS = ("openssh", "paramiko")
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Rig:
+    return Rig(tmp_path / "rig")
+
+
+@pytest.fixture(params=["local", *CONNECTORS])
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
+    """A stream to a directory of this host, and over SFTP by either connector."""
+    if request.param == "local":
+        return Rig(tmp_path / "rig")
+    server: Sshd = request.getfixturevalue("sshd")
+    return Rig(tmp_path / "rig", server, request.param)
+
+
+@pytest.fixture(params=["local", "openssh"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
+    """A stream to a directory of this host, and one over SFTP: where the connector makes no difference."""
+    if request.param == "local":
+        return Rig(tmp_path / "rig")
+    return Rig(tmp_path / "rig", request.getfixturevalue("sshd"))
+
+
+@pytest.fixture(scope="session")
+def faulty_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyServer]:
+    require("strace", *PROGRAMS)
+    directory = tmp_path_factory.mktemp("faulty-server")
+    with running_sshd(directory / "sshd", subsystem=str(write_wrapper(directory))) as server:
+        yield FaultyServer(server, directory)
+
+
+@pytest.fixture
+def faulty(faulty_server: FaultyServer) -> Iterator[FaultyServer]:
+    """A server for faults of the far side; disarmed at the end of the test."""
+    yield faulty_server
+    faulty_server.disarm()
+    faulty_server.sshd.kill_sessions()
+
+
+@pytest.fixture(params=CONNECTORS)
+def far_rig(request: pytest.FixtureRequest, tmp_path: Path, faulty: FaultyServer) -> Rig:
+    """A stream to the server for faults, by either connector."""
+    return Rig(tmp_path / "rig", faulty.sshd, request.param)
+
+
+@pytest.fixture
+def relay(sshd: Sshd) -> Iterator[Relay]:
+    """A wire to the shared server that can be cut."""
+    with Relay(sshd.port) as wire:
+        yield wire
+
+
+MakeDisk = Callable[..., Path]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[MakeDisk]:
+    """Mount file systems of a given size, gone at the end."""
+    require("root", "mount", "umount")
+    mounted: list[Path] = []
+
+    def mount(path: Path, options: str) -> Path:
+        path.mkdir(parents=True, exist_ok=True)
+        argv = [find("mount") or "mount", "-t", "tmpfs", "-o", options, "mistamover-test", str(path)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"this machine lets nobody mount: {done.stderr.strip()}")
+        mounted.append(path)
+        return path
+
+    yield mount
+    for path in reversed(mounted):
+        subprocess.run([find("umount") or "umount", "-l", str(path)], check=True)

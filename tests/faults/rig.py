@@ -1,0 +1,210 @@
+"""A stream with its spool, target and ledger, run by the real command line in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import mistamover
+from tests.faults.oracle import Oracle
+from tests.faults.zygote import environment, zygote
+from tests.needs import find
+from tests.sshd import Sshd, wait_for
+
+PACKAGE = Path(mistamover.__file__).parent
+DEADLINE = 60.0
+"""Seconds that a run may take; it takes less than one where nothing is wrong."""
+NAME = "faults"
+
+_number = count()
+
+Options = Mapping[str, Mapping[str, object]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of a run."""
+
+    code: int
+    events: list[dict[str, Any]]
+    text: str
+    """All that it printed, for messages of failing tests and to look for words in."""
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == kind]
+
+    def paths(self, kind: str) -> set[str]:
+        return {event["path"] for event in self.of(kind)}
+
+    def reasons(self, kind: str) -> str:
+        return "\n".join(event["reason"] for event in self.of(kind))
+
+
+@dataclass
+class Rig:
+    """Where a test moves files. ``server`` makes it a stream over SFTP, with ``connector``."""
+
+    base: Path
+    server: Sshd | None = None
+    connector: str = "openssh"
+    port: int | None = None
+    """Of a relay before the server."""
+    package: Path = PACKAGE.parent
+    """The directory that holds the package to run: ours, or a copy with a fault planted in it."""
+    spool: Path = field(init=False)
+    target: Path = field(init=False)
+    state: Path = field(init=False)
+    oracle: Oracle = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.spool, self.state = self.base / "spool", self.base / "state"
+        self.target = (
+            self.base / "target"
+            if self.server is None
+            else self.server.root / f"target-{os.getpid()}-{next(_number)}"
+        )
+        for directory in (self.spool, self.state, self.target):
+            directory.mkdir(parents=True)
+        self.oracle = Oracle(self.spool, self.target, self.state / NAME / "ledger.sqlite")
+        self.write()
+
+    @property
+    def stream(self) -> Path:
+        return self.base / f"{NAME}.ini"
+
+    @property
+    def staging(self) -> Path:
+        return self.target / ".mistamover" / NAME
+
+    def write(self, options: Options | None = None) -> None:
+        """Write the stream file anew, with these options added to those that every test needs."""
+        sections: dict[str, dict[str, object]] = {
+            "global": {"state_dir": self.state},
+            "data_stream": {"name": NAME, "directory": self.spool, "settle_time": 0},
+            "outgoing": {"target_dir": self.target, "lanes": 1, "retry_interval": 0, **self._protocol()},
+            "sftp": self._sftp(),
+        }
+        for section, values in (options or {}).items():
+            sections.setdefault(section, {}).update(values)
+        self.oracle.mirror = sections["outgoing"].get("transfer_mode") == "mirror"
+        self.stream.write_text("".join(_section(name, values) for name, values in sections.items() if values))
+
+    def _protocol(self) -> dict[str, object]:
+        if self.server is None:
+            return {"transfer_protocol": "local"}
+        return {"transfer_protocol": "sftp", "target_host": self.server.host}
+
+    def _sftp(self) -> dict[str, object]:
+        if self.server is None:
+            return {}
+        return {
+            "connector": self.connector,
+            "port": self.port or self.server.port,
+            "username": self.server.username,
+            "key_file": self.server.key_file,
+            "known_hosts": self._known_hosts(),
+        }
+
+    def _known_hosts(self) -> Path:
+        assert self.server is not None
+        if self.port is None:
+            return self.server.known_hosts
+        key = " ".join(Path(f"{self.server.host_key}.pub").read_text().split()[:2])
+        file = self.base / "known_hosts"
+        file.write_text(f"[{self.server.host}]:{self.port} {key}\n")
+        return file
+
+    # -- runs ----------------------------------------------------------------------------------------------
+
+    def start(self, *, under: Sequence[str] = (), once: bool = True) -> subprocess.Popen[bytes]:
+        """Begin a run; ``under`` is a program and its arguments that runs it, such as strace."""
+        return subprocess.Popen(
+            [*under, sys.executable, "-m", "mistamover", *self._arguments(once=once)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self.base,
+            env=environment(self.package),
+        )
+
+    def _arguments(self, *, once: bool) -> list[str]:
+        return ["run", *(["--once"] if once else []), "--json", str(self.stream)]
+
+    def run(self, *, under: Sequence[str] = ()) -> Run:
+        """One pass, to its end."""
+        if under or self.package != PACKAGE.parent:
+            return finished(self.start(under=under))
+        return _run(*zygote(self.package).run(self._arguments(once=True), self.base, DEADLINE))
+
+    def run_clean(self) -> Run:
+        """A run in which nothing is wrong: afterwards everything is delivered, and nothing left anywhere."""
+        run = self.run()
+        assert run.code == 0, run.text
+        self.oracle.check_delivered()
+        return run
+
+
+def _section(name: str, values: Mapping[str, object]) -> str:
+    return "\n".join([f"[{name}]", *(f"{option} = {value}" for option, value in values.items()), ""])
+
+
+def finished(process: subprocess.Popen[bytes], deadline: float = DEADLINE) -> Run:
+    """Wait for a run to end by itself."""
+    try:
+        out, err = process.communicate(timeout=deadline)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        text = (out + err).decode(errors="replace")
+        raise TimeoutError(f"the run did not end within {deadline:g} s:\n{text}") from None
+    return _run(process.returncode, out, err)
+
+
+def _run(code: int, out: bytes, err: bytes) -> Run:
+    # The last line of a killed run may be half a line.
+    lines = [line for line in out.splitlines() if line.startswith(b"{") and line.endswith(b"}")]
+    return Run(code, [json.loads(line) for line in lines], (out + err).decode(errors="replace"))
+
+
+# -- strace ------------------------------------------------------------------------------------------------
+
+
+def strace(calls: str, injection: str = "", *, paths: Sequence[Path] = (), log: Path | None = None) -> list[str]:
+    """Run a program under strace, which does something at some of these system calls.
+
+    Not in the programs that it starts: they are let go where they execute.
+    """
+    argv = [
+        find("strace") or "strace",
+        "-f",
+        "-b",
+        "execve",
+        "-y",
+        "-o",
+        str(log or os.devnull),
+        "-e",
+        f"trace={calls}",
+    ]
+    if injection:
+        argv += ["-e", f"inject={calls}:{injection}"]
+    for path in paths:
+        argv += ["-P", str(path)]
+    return argv
+
+
+def was_killed(run: Run) -> bool:
+    return run.code in (-signal.SIGKILL, 128 + signal.SIGKILL)
+
+
+def at_rest(server: Sshd | None) -> None:
+    """Wait until nobody is logged in any more: the far side still works on what a killed run had sent."""
+    if server is not None:
+        wait_for(lambda: not server.sessions(), "the sessions of a killed run to end")

@@ -1,0 +1,110 @@
+"""A target without room: what fits is delivered, the rest waits at the source, and nothing is ever set aside."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import MakeDisk
+from tests.faults.oracle import Watcher
+from tests.faults.rig import Options, Rig, Run
+from tests.needs import find
+
+pytestmark = pytest.mark.needs("root", "mount")
+
+FULL = "size=256k,mode=755"
+NO_INODES = "size=4m,nr_inodes=9,mode=755"
+ROUNDS = 2
+IMPATIENT: Options = {"outgoing": {"retry_count": 0}}
+"""A unit that fails by its own fault is set aside at once."""
+
+
+def make_room(disk: Path) -> None:
+    argv = [find("mount") or "mount", "-o", "remount,size=8m,nr_inodes=1000", str(disk)]
+    subprocess.run(argv, check=True)
+
+
+def check_waits(rig: Rig, run: Run) -> None:
+    assert run.code != 0, run.text
+    assert "full" in f"{run.reasons('waiting')}{run.reasons('target')}", run.text
+    rig.oracle.check()
+    assert not rig.oracle.quarantined()
+    assert not run.of("quarantined"), run.text
+
+
+@pytest.mark.parametrize("options", [FULL, NO_INODES])
+def test_what_fits_is_delivered(either: Rig, small_disk: MakeDisk, options: str) -> None:
+    disk = small_disk(either.target, options)
+    either.write(IMPATIENT)
+    # The large ones are the oldest, and go first.
+    sizes = [70_000] * 8 if options == FULL else [1000] * 12
+    for number, size in enumerate(sizes):
+        either.oracle.put(f"file-{number}", secrets.token_bytes(size))
+    with Watcher(either.oracle):
+        for _ in range(ROUNDS):
+            check_waits(either, either.run())
+    # A hard link takes an inode on tmpfs, and OpenSSH's server renames by one: there, none is left to publish by.
+    assert len(either.oracle.delivered()) >= 2 or (options == NO_INODES and either.server)
+    make_room(disk)
+    either.run_clean()
+
+
+def test_one_that_is_too_large_does_not_hold_up_the_others(rig: Rig, small_disk: MakeDisk) -> None:
+    disk = small_disk(rig.target, FULL)
+    rig.write({"data_stream": {"order": "largest"}, **IMPATIENT})
+    rig.oracle.put("too-large", secrets.token_bytes(600_000))
+    for number in range(3):
+        rig.oracle.put(f"fits-{number}", secrets.token_bytes(20_000))
+    check_waits(rig, rig.run())
+    assert rig.oracle.delivered() == {"fits-0", "fits-1", "fits-2"}
+    assert not rig.oracle.staged()
+    make_room(disk)
+    rig.run_clean()
+
+
+def test_many_small_ones(either: Rig, small_disk: MakeDisk) -> None:
+    # Enough to go as one archive, where the far side has a shell.
+    disk = small_disk(either.target, FULL)
+    either.write(IMPATIENT)
+    for number in range(60):
+        either.oracle.put(f"file-{number}", secrets.token_bytes(8_000))
+    check_waits(either, either.run())
+    assert len(either.oracle.delivered()) >= 10
+    make_room(disk)
+    either.run_clean()
+
+
+def test_a_target_that_becomes_read_only(either: Rig, small_disk: MakeDisk) -> None:
+    disk = small_disk(either.target, "size=4m,mode=755")
+    either.write(IMPATIENT)
+    either.oracle.put("before", b"before")
+    either.run_clean()
+    either.oracle.put("after", b"after")
+    either.oracle.put("new/after", b"after that")
+    subprocess.run([find("mount") or "mount", "-o", "remount,ro", str(disk)], check=True)
+    for _ in range(ROUNDS):
+        run = either.run()
+        assert run.code != 0, run.text
+        assert not either.oracle.quarantined()
+        either.oracle.check()
+    subprocess.run([find("mount") or "mount", "-o", "remount,rw", str(disk)], check=True)
+    either.run_clean()
+
+
+def test_a_target_that_is_not_mounted(either: Rig, small_disk: MakeDisk) -> None:
+    # What lies below the mount point must not be filled: there, target_dir does not exist.
+    disk = small_disk(
+        either.base / "disk" if either.server is None else either.server.root / either.base.parent.name, FULL
+    )
+    either.write({"outgoing": {"target_dir": disk / "target"}})
+    either.oracle.target = disk / "target"
+    either.oracle.put("one", b"one")
+    run = either.run()
+    assert run.code == 3, run.text
+    assert list(disk.iterdir()) == []
+    either.oracle.check()
+    (disk / "target").mkdir()
+    either.run_clean()

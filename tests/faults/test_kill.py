@@ -1,0 +1,151 @@
+"""SIGKILL of our process at each system call that changes what is on disk, then a run that nobody disturbs."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.faults.rig import Options, Rig, at_rest, strace, was_killed
+from tests.sshd import Sshd
+
+pytestmark = pytest.mark.needs("strace")
+
+MANY = 200
+SMALL_TREE = {
+    "one": b"1",
+    "two": b"22" * 1000,
+    "a/empty": b"",
+    "a/b/four": b"4444" * 3000,
+    "a/b/five": b"5" * 70_000,
+    "c/six": b"666666",
+}
+SPOOL = (".", ".mistamover")
+TRASH = (".mistamover/trash",)
+QUARANTINE = (*SPOOL, ".mistamover/quarantine", ".mistamover/quarantine/6", "a/b")
+MIRROR: Options = {"outgoing": {"transfer_mode": "mirror"}}
+
+
+def fill(rig: Rig) -> None:
+    for name, data in SMALL_TREE.items():
+        rig.oracle.put(name, data)
+
+
+def second_version(rig: Rig) -> None:
+    """All was mirrored; then everything was changed."""
+    rig.write(MIRROR)
+    fill(rig)
+    rig.run_clean()
+    for name, data in SMALL_TREE.items():
+        rig.oracle.replace(name, b"2nd " + data)
+
+
+def taken(rig: Rig) -> None:
+    """One name is another program's at the target."""
+    fill(rig)
+    rig.oracle.put_at_target("a/b/four", b"theirs")
+
+
+def twice_killed(rig: Rig) -> None:
+    """An earlier run was killed between taking a source out of the spool and removing it."""
+    fill(rig)
+    assert was_killed(rig.run(under=strace("unlinkat", "signal=SIGKILL:when=3")))
+    assert rig.oracle.set_aside()
+
+
+def most_calls(log: Path) -> int:
+    """How often the busiest thread made a call, by strace's log: it counts for each thread and call."""
+    calls = re.findall(r"^(\d+) +(\w+)\(", log.read_text(errors="replace"), re.MULTILINE)
+    return max(Counter(calls).values(), default=0)
+
+
+def kill_everywhere(
+    base: Path,
+    call: str,
+    prepare: Callable[[Rig], None] = fill,
+    *,
+    server: Sshd | None = None,
+    places: tuple[str, ...] = (),
+    step: int = 1,
+) -> list[Rig]:
+    """Kill a run at this system call, at its first one, its second and so on, until a run survives.
+
+    Then let each be followed by another run. ``places``: only calls on these directories of the spool.
+    """
+    rigs: list[Rig] = []
+    log = base / "strace.log"
+    for number in count(1, step):
+        assert number < MANY, "no run survives"
+        rig = Rig(base / str(number), server)
+        prepare(rig)
+        rigs.append(rig)
+        paths = [rig.spool / place for place in places]
+        run = rig.run(under=strace(call, f"signal=SIGKILL:when={number}", paths=paths, log=log))
+        rig.oracle.check()
+        if not was_killed(run):
+            assert number > most_calls(log), f"a run should have been killed and was not: {run.text}"
+            break
+    at_rest(server)
+    for rig in rigs:
+        run = rig.run()
+        if rig.oracle.theirs:
+            assert run.code in (0, 1), run.text  # the killed run may have set it aside already
+            rig.oracle.check()
+        else:
+            assert run.code == 0, run.text
+            rig.oracle.check_delivered()
+    killed = len(rigs) - 1
+    print(f"{call}: killed {killed} times")
+    assert killed, f"no run makes the call {call}"
+    return rigs
+
+
+# strace counts the calls of each thread by itself: those that only one thread makes are all hit. Where the main
+# thread and the lane both make it, those of the main thread are in the spool.
+@pytest.mark.parametrize(
+    ("call", "places"),
+    [
+        ("mkdirat", ()),
+        ("mkdirat", SPOOL),
+        ("fsync", ()),
+        ("fsync", SPOOL),
+        ("renameat2", ()),
+        ("renameat2", TRASH),
+        ("unlinkat", ()),
+        ("fdatasync", ()),
+        ("ftruncate", ()),
+    ],
+)
+def test_local(tmp_path: Path, call: str, places: tuple[str, ...]) -> None:
+    kill_everywhere(tmp_path, call, places=places)
+
+
+@pytest.mark.parametrize(("call", "step"), [("unlinkat", 1), ("fdatasync", 3)])
+def test_recovery_itself(tmp_path: Path, call: str, step: int) -> None:
+    kill_everywhere(tmp_path, call, twice_killed, step=step)
+
+
+@pytest.mark.parametrize(
+    ("call", "places", "step"), [("mkdirat", SPOOL, 1), ("renameat2", QUARANTINE, 1), ("fdatasync", (), 3)]
+)
+def test_quarantine(tmp_path: Path, call: str, places: tuple[str, ...], step: int) -> None:
+    for rig in kill_everywhere(tmp_path, call, taken, places=places, step=step):
+        assert rig.oracle.quarantined() == ["four"]
+        reasons = [path.read_text() for path in (rig.spool / ".mistamover/quarantine").glob("*/.reason")]
+        assert len(reasons) == 1
+        assert "another file" in reasons[0]
+
+
+@pytest.mark.parametrize(("call", "step"), [("renameat", 2), ("fsync", 4), ("fdatasync", 3)])
+def test_mirror(tmp_path: Path, call: str, step: int) -> None:
+    kill_everywhere(tmp_path, call, second_version, step=step)
+
+
+@pytest.mark.needs("sshd", "ssh", "ssh-keygen")
+@pytest.mark.parametrize(("call", "step"), [("writev", 3), ("renameat2", 2), ("unlinkat", 3), ("fdatasync", 4)])
+def test_sftp(tmp_path: Path, sshd: Sshd, call: str, step: int) -> None:
+    kill_everywhere(tmp_path, call, server=sshd, step=step)

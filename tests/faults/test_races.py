@@ -1,0 +1,326 @@
+"""Files that other programs write, replace and remove while they are sent: never removed unless they were sent.
+
+The moments are made long by strace: it holds our process in front of a system call while the others act.
+"""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.faults.oracle import Watcher
+from tests.faults.rig import Options, Rig, Run, finished, strace
+from tests.sshd import wait_for
+
+pytestmark = pytest.mark.needs("strace")
+
+BIG = 2 * 2**20
+LONG = 0.7
+"""Seconds for which our process is held; others need milliseconds for what they do meanwhile."""
+REPLACE: Options = {"outgoing": {"existing": "replace"}}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """In front of which system call our process is held: its ``number``-th on ``place`` below the rig."""
+
+    call: str
+    number: int = 1
+    place: str = ""
+
+    def under(self, rig: Rig, log: Path) -> list[str]:
+        paths = [rig.base / self.place] if self.place else []
+        delay = f"delay_enter={int(LONG * 1e6)}:when={self.number}"
+        return strace(self.call, delay, paths=paths, log=log)
+
+
+WHILE_SENT = Moment("readv", 3)
+"""The third piece of a large file is about to be read."""
+BEFORE_RECORD = Moment("fdatasync", 2, "state/faults")
+"""It was published, and the ledger is about to be told so."""
+CAPTURE = Moment("renameat2", place="spool/.mistamover/trash")
+"""It was found to be the file that was sent, and is about to be taken out of the spool."""
+UNLINK = Moment("unlinkat", place="spool/.mistamover/trash")
+"""It was taken out of the spool."""
+
+
+def while_held(rig: Rig, moment: Moment, act: Callable[[], object]) -> Run:
+    """A run during which others act at this moment, and nobody ever sees half a file at the target."""
+    (rig.spool / ".mistamover/trash").mkdir(parents=True, exist_ok=True)
+    log = rig.base / "strace.log"
+    log.unlink(missing_ok=True)
+    process = rig.start(under=moment.under(rig, log))
+    with Watcher(rig.oracle):
+        wait_for(lambda: len(calls(log, moment)) >= moment.number, f"our process to come to {moment}")
+        # In a thread: whoever opens a file that we are about to remove is held up by the kernel.
+        with ThreadPoolExecutor(1) as others:
+            done = others.submit(act)
+            wait([done], LONG / 3)
+            assert "DELAYED" not in log.read_text(), "the moment was too short for the others: a slow machine"
+            run = finished(process)
+            done.result(timeout=10)
+    assert "DELAYED" in log.read_text()
+    rig.oracle.check()
+    return run
+
+
+def calls(log: Path, moment: Moment) -> list[str]:
+    return [line for line in log.read_text().splitlines() if f" {moment.call}(" in line] if log.exists() else []
+
+
+def content(size: int = BIG) -> bytes:
+    return secrets.token_bytes(size)
+
+
+def put(rig: Rig, size: int = BIG) -> bytes:
+    data = content(size)
+    rig.oracle.put("file", data)
+    return data
+
+
+def append(rig: Rig, data: bytes, more: bytes) -> None:
+    rig.oracle.expect("file", data + more)
+    with (rig.spool / "file").open("ab") as file:
+        file.write(more)
+
+
+# -- while it is sent ----------------------------------------------------------------------------------------
+
+
+def test_it_grows(rig: Rig) -> None:
+    data = put(rig)
+    run = while_held(rig, WHILE_SENT, lambda: append(rig, data, b"more"))
+    assert run.code == 1, run.text
+    assert run.paths("changed") == {"file"}
+    assert not (rig.target / "file").exists()
+    rig.run_clean()
+
+
+def test_it_shrinks(either: Rig) -> None:
+    put(either)
+    run = while_held(either, WHILE_SENT, lambda: either.oracle.put("file", b"short"))
+    assert run.paths("changed") == {"file"}, run.text
+    either.run_clean()
+
+
+def test_it_is_replaced(either: Rig) -> None:
+    put(either)
+    run = while_held(either, WHILE_SENT, lambda: either.oracle.replace("file", content()))
+    assert run.paths("changed") == {"file"}, run.text
+    either.run_clean()
+
+
+def test_it_is_rewritten_in_place_with_its_old_times(rig: Rig) -> None:
+    put(rig)
+    run = while_held(rig, WHILE_SENT, lambda: rig.oracle.rewrite("file", content()))
+    assert run.paths("changed") == {"file"}, run.text
+    rig.run_clean()
+
+
+def test_it_is_deleted(either: Rig) -> None:
+    put(either)
+    either.oracle.put("other", b"other")
+    run = while_held(either, WHILE_SENT, lambda: either.oracle.delete("file"))
+    assert run.paths("changed") | run.paths("vanished") == {"file"}, run.text
+    either.run_clean()
+
+
+def test_its_directory_is_renamed(either: Rig) -> None:
+    data = content()
+    either.oracle.put("old/file", data)
+
+    def rename() -> None:
+        either.oracle.expect("new/file", data)
+        (either.spool / "old").rename(either.spool / "new")
+        del either.oracle.owed["old/file"]
+
+    while_held(either, WHILE_SENT, rename)
+    either.run_clean()
+
+
+# -- after it was sent ---------------------------------------------------------------------------------------
+
+
+def later(rig: Rig, run: Run) -> None:
+    """A version that came after the one that was delivered is sent, where it may take its place."""
+    assert "file" in run.paths("changed"), run.text
+    rig.write(REPLACE)
+    rig.run_clean()
+
+
+@pytest.mark.parametrize("moment", [BEFORE_RECORD, CAPTURE], ids=["recorded", "captured"])
+class TestAfterSending:
+    """Between the proof at the target and the removal at the source, at each step of the removal."""
+
+    def test_it_is_replaced(self, either: Rig, moment: Moment) -> None:
+        put(either, 5000)
+        run = while_held(either, moment, lambda: either.oracle.replace("file", content(5000)))
+        later(either, run)
+
+    def test_it_is_rewritten_in_place_with_its_old_times(self, either: Rig, moment: Moment) -> None:
+        put(either, 5000)
+        later(either, while_held(either, moment, lambda: either.oracle.rewrite("file", content(5000))))
+
+    def test_it_grows(self, either: Rig, moment: Moment) -> None:
+        data = put(either, 5000)
+        later(either, while_held(either, moment, lambda: append(either, data, b"more")))
+
+    def test_it_is_deleted(self, either: Rig, moment: Moment) -> None:
+        put(either, 5000)
+        run = while_held(either, moment, (either.spool / "file").unlink)
+        assert run.code == 0, run.text
+        either.oracle.check_delivered()
+
+    def test_a_program_opens_it_for_writing(self, either: Rig, moment: Moment) -> None:
+        data = put(either, 5000)
+        with Writer(either.spool / "file") as writer:
+            run = while_held(either, moment, writer.open)
+            assert "file" in run.paths("changed"), run.text
+            assert (either.spool / "file").exists()
+            either.oracle.expect("file", data + b"more")
+            writer.write(b"more")
+        either.oracle.check()
+        either.write(REPLACE)
+        either.run_clean()
+
+
+def test_another_takes_its_name_when_it_was_taken_out(either: Rig) -> None:
+    put(either, 5000)
+    run = while_held(either, UNLINK, lambda: either.oracle.put("file", content(5000)))
+    assert run.code == 0, run.text
+    either.write(REPLACE)
+    either.run_clean()
+
+
+class Writer:
+    """Another program that appends to a file, and keeps it open between its writes."""
+
+    _PROGRAM = """
+import sys
+file = None
+for line in sys.stdin:
+    if file is None:
+        file = open(sys.argv[1], "ab", buffering=0)
+    file.write(bytes.fromhex(line))
+    print(flush=True)
+"""
+
+    def __init__(self, path: Path) -> None:
+        argv = [sys.executable, "-S", "-c", self._PROGRAM, str(path)]
+        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def open(self) -> None:
+        self.write(b"")
+
+    def write(self, data: bytes) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{data.hex()}\n")
+        self._process.stdin.flush()
+        self._process.stdout.readline()
+
+
+def test_a_program_that_keeps_it_open(either: Rig) -> None:
+    either.oracle.put("other", b"other")
+    with Writer(either.spool / "log") as writer:
+        written = b""
+        for _ in range(2):
+            written += b"line\n"
+            either.oracle.expect("log", written)
+            writer.write(b"line\n")
+            run = either.run()
+            assert run.code == 1, run.text
+            assert run.paths("changed") == {"log"}
+            assert either.oracle.delivered() == {"other"}
+            either.oracle.check()
+    either.run_clean()
+
+
+def test_a_program_that_maps_it(local: Rig) -> None:
+    data = content(8192)
+    path = local.oracle.put("mapped", data)
+    program = (
+        "import mmap, os, sys; fd = os.open(sys.argv[1], os.O_RDWR); memory = mmap.mmap(fd, 0); os.close(fd);"
+        "print(flush=True); sys.stdin.readline(); memory[0:4] = b'late'"
+    )
+    argv = [sys.executable, "-S", "-c", program, str(path)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        run = local.run()
+        assert run.paths("changed") == {"mapped"}, run.text
+        local.oracle.expect("mapped", b"late" + data[4:])
+        process.communicate(b"\n")
+    local.run_clean()
+
+
+# -- what stands beside it -----------------------------------------------------------------------------------
+
+
+def test_a_directory_becomes_a_link_to_another_place(either: Rig, tmp_path: Path) -> None:
+    # The very same file is found at the end of the link, and must not be removed there.
+    outside = tmp_path / "outside"
+    either.oracle.put("file", b"first")
+    either.oracle.put("directory/precious", b"precious")
+
+    def lead_out() -> None:
+        (either.spool / "directory").rename(outside)
+        (either.spool / "directory").symlink_to(outside)
+        del either.oracle.owed["directory/precious"]
+
+    while_held(either, BEFORE_RECORD, lead_out)
+    assert (outside / "precious").read_bytes() == b"precious"
+
+
+def test_a_file_appears_in_a_directory_that_is_emptied(local: Rig) -> None:
+    local.oracle.put("directory/file", b"file")
+    late = Moment("unlinkat", 2)
+    run = while_held(local, late, lambda: local.oracle.put("directory/late", b"late"))
+    assert run.code == 0, run.text
+    local.run_clean()
+    assert local.oracle.directories() == []
+
+
+def test_the_names_are_used_again_and_again(either: Rig) -> None:
+    # A writer that replaces three files all the time, and never the same content twice.
+    either.write({"outgoing": {"existing": "replace", "retry_interval": 0}})
+    program = """
+import os, sys, itertools
+from hashlib import sha256
+for number in itertools.count():
+    for name in "abc":
+        new = os.path.join(sys.argv[1], f".new-{name}")
+        with open(new, "wb") as file:
+            file.write(b"%d-%s" % (number, name.encode()) * 1000)
+        os.rename(new, os.path.join(sys.argv[1], name))
+    print(number, flush=True)
+"""
+    argv = [sys.executable, "-S", "-c", program, str(either.spool)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        for _ in range(4):
+            either.run()
+        writer.terminate()
+        last = [line for line in writer.stdout if line.endswith("\n")][-1]
+    # It may have been stopped anywhere in its next round.
+    for name in "abc":
+        for number in range(int(last) + 2):
+            either.oracle.expect(name, b"%d-%s" % (number, name.encode()) * 1000)
+        either.oracle.versions[name].add(either.oracle.owed.pop(name))
+    either.oracle.check()
+    assert either.run().code == 0
+    either.oracle.check()
