@@ -1,0 +1,140 @@
+"""The commands: ours and those of the programs that people use for the same job."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.rig import Rig
+
+OURS = "mistamover"
+
+
+@dataclass(frozen=True)
+class Mover:
+    """A way to move the spool to the target."""
+
+    name: str
+    command: Callable[[Rig], list[str]]
+    removes: bool = True
+    """Whether the source is gone afterwards."""
+
+
+def _ours(rig: Rig, outgoing: str, more: str = "") -> list[str]:
+    stream = rig.scratch / "bench.ini"
+    stream.write_text(
+        f"[global]\nstate_dir = {rig.state}\n"
+        f"[data_stream]\nname = bench\ndirectory = {rig.spool}\n"
+        f"[outgoing]\n{outgoing}\ntarget_dir = {rig.target}\n{more}"
+    )
+    return [program(), "run", "--once", str(stream)]
+
+
+def program() -> str:
+    """Where our program is: installed beside the Python that runs this."""
+    return str(Path(sys.executable).parent / OURS)
+
+
+def _ours_by_sftp(rig: Rig) -> list[str]:
+    server = rig.server
+    return _ours(
+        rig,
+        f"transfer_protocol = sftp\ntarget_host = {server.host}",
+        f"[sftp]\nconnector = openssh\nport = {server.port}\nusername = {server.username}\n"
+        f"key_file = {server.key_file}\nknown_hosts = {server.known_hosts}\n",
+    )
+
+
+def ours_locally(rig: Rig) -> list[str]:
+    """Our own command between two directories of this host."""
+    return _ours(rig, "transfer_protocol = local")
+
+
+def _lftp(rig: Rig) -> list[str]:
+    """Four connections, and no proof of what arrived."""
+    server = rig.server
+    ssh = shlex.join(["ssh", "-a", "-x", *server.ssh_options])
+    return [
+        "lftp",
+        "--norc",
+        "-c",
+        f'set cmd:fail-exit yes; set net:max-retries 1; set sftp:connect-program "{ssh}"; '
+        f"open -u {server.username}, sftp://{server.host}:{server.port}; "
+        f"mirror --reverse --Remove-source-files --parallel=4 {rig.spool}/ {rig.target}/",
+    ]
+
+
+def _rclone(rig: Rig) -> list[str]:
+    """Four transfers, MD5 at both ends; it need not find out what the far side can do."""
+    server = rig.server
+    options = {
+        "config": "",
+        "transfers": "4",
+        "sftp-host": server.host,
+        "sftp-port": str(server.port),
+        "sftp-user": server.username,
+        "sftp-key-file": str(server.key_file),
+        "sftp-known-hosts-file": str(server.known_hosts),
+        "sftp-shell-type": "unix",
+        "sftp-md5sum-command": "md5sum",
+        "sftp-sha1sum-command": "sha1sum",
+    }
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    return ["rclone", "move", *flags, str(rig.spool), f":sftp:{rig.target}"]
+
+
+def _rsync_twice(rig: Rig) -> list[str]:
+    """Send, then compare checksums at both ends and remove the source."""
+    server = rig.server
+    ssh = shlex.join(["ssh", *server.ssh_options])
+    ends = [f"{rig.spool}/", f"{server.host}:{rig.target}/"]
+    send = shlex.join(["rsync", "-a", "-e", ssh, *ends])
+    check = shlex.join(["rsync", "-a", "--checksum", "--remove-source-files", "-e", ssh, *ends])
+    return ["sh", "-c", f"{send} && {check}"]
+
+
+def _sftp_put(rig: Rig) -> list[str]:
+    """Only send, by OpenSSH's own client."""
+    server = rig.server
+    sftp = shlex.join(["sftp", "-q", "-b", "-", *server.ssh_options, server.host])
+    return ["sh", "-c", f"echo 'put -R {rig.spool}/. {rig.target}' | {sftp}"]
+
+
+def _cp(rig: Rig) -> list[str]:
+    """Copy, compare and remove, as a careful person types it."""
+    spool, target, sums = (shlex.quote(str(path)) for path in (rig.spool, rig.target, rig.scratch / "sums"))
+    return [
+        "sh",
+        "-c",
+        f"cp -a {spool}/. {target} && sync && "
+        f"(cd {spool} && find . -type f -print0 | xargs -0 sha256sum) > {sums} && "
+        f"(cd {target} && sha256sum --quiet --check {sums}) && rm -rf {spool}/*",
+    ]
+
+
+BY_SFTP = [
+    Mover(OURS, _ours_by_sftp),
+    Mover("lftp", _lftp),
+    Mover("rclone", _rclone),
+    Mover("rsync", _rsync_twice),
+    Mover("sftp", _sftp_put, removes=False),
+]
+LOCALLY = [Mover(OURS, ours_locally), Mover("cp", _cp)]
+USUAL_PEERS = ("lftp", "rclone", "cp")
+COURSES = {"sftp": BY_SFTP, "local": LOCALLY}
+
+GOALS = {
+    ("sftp", "small", "lftp"): 0.60,
+    ("sftp", "small", "rclone"): 0.12,
+    ("sftp", "medium", "lftp"): 1.15,
+    ("sftp", "medium", "rclone"): 0.65,
+    ("sftp", "large", "lftp"): 1.15,
+    ("sftp", "large", "rclone"): 0.80,
+    ("local", "small", "cp"): 1.0,
+    ("local", "medium", "cp"): 1.0,
+    ("local", "large", "cp"): 1.0,
+}
+"""Our time over the peer's: no more than this, by course, set and peer."""
