@@ -20,8 +20,8 @@ pytestmark = pytest.mark.needs("sshd", "ssh", "ssh-keygen")
 
 BIG = 3 * 2**20
 MANY = 100
-IMPATIENT: Options = {"outgoing": {"retry_count": 0}, "sftp": {"stall_timeout": 0.7, "connect_timeout": 1}}
-PATIENT: Options = {"outgoing": {"retry_count": 3}, "sftp": {"stall_timeout": 0.7, "connect_timeout": 1}}
+IMPATIENT: Options = {"outgoing": {"retry_count": 0}, "sftp": {"stall_timeout": 1.2, "connect_timeout": 3}}
+PATIENT: Options = {"outgoing": {"retry_count": 3}, "sftp": {"stall_timeout": 1.2, "connect_timeout": 3}}
 
 
 @pytest.fixture(params=CONNECTORS)
