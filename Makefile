@@ -31,9 +31,9 @@ format: $(VENV)/.dev ## bring the code into its form
 	@$(BIN)/ruff format .
 
 docs: $(VENV)/.run ## write the samples in conf/ and docs/configuration.rst anew from the table of options
-	@$(BIN)/python -m mistamover.config sample-global >conf/global.ini.new && mv conf/global.ini.new conf/global.ini
-	@$(BIN)/python -m mistamover.config sample-stream >conf/stream.ini.new && mv conf/stream.ini.new conf/stream.ini
-	@$(BIN)/python -m mistamover.config reference >docs/configuration.rst.new && mv docs/configuration.rst.new docs/configuration.rst
+	@$(BIN)/python -m mistamover.describe sample-global >conf/global.ini.new && mv conf/global.ini.new conf/global.ini
+	@$(BIN)/python -m mistamover.describe sample-stream >conf/stream.ini.new && mv conf/stream.ini.new conf/stream.ini
+	@$(BIN)/python -m mistamover.describe reference >docs/configuration.rst.new && mv docs/configuration.rst.new docs/configuration.rst
 
 bench: $(VENV)/.run ## time MiStaMover against its peers; as root (ARGS="--sets small --runs 1")
 	@tests/servers.sh openssh-server openssh-client rsync lftp rclone

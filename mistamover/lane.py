@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
-from mistamover.config import Settings
 from mistamover.errors import MistamoverError, NameTaken, Parked, TargetDown, TargetFull, TargetRefused
+from mistamover.options import Settings
 from mistamover.spool import Spool
 from mistamover.transports import transport_class
 from mistamover.transports.contract import Transport

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mistamover.config import Settings
+from mistamover.options import Settings
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 DATES = "%Y-%m-%d %H:%M:%S"

@@ -19,7 +19,6 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple, Self
 
 from mistamover import lane
-from mistamover.config import Settings
 from mistamover.errors import (
     Exit,
     Fault,
@@ -33,6 +32,7 @@ from mistamover.errors import (
 from mistamover.lane import Carried, Crew
 from mistamover.ledger import Ledger
 from mistamover.log import files
+from mistamover.options import Settings
 from mistamover.spool import Skipped, Spool
 from mistamover.transports.contract import stream_tag
 from mistamover.unit import (
@@ -159,8 +159,10 @@ def target_name(settings: Settings) -> str:
     outgoing = settings.outgoing
     if outgoing.target_host is None or outgoing.transfer_protocol == "local":
         return f"{outgoing.transfer_protocol}://{outgoing.target_dir}"
-    user = f"{settings.sftp.username}@" if settings.sftp.username else ""
-    return f"{outgoing.transfer_protocol}://{user}{outgoing.target_host}{outgoing.target_dir}"
+    log_in = settings.log_in
+    user = f"{log_in.username}@" if log_in and log_in.username else ""
+    directory = str(outgoing.target_dir).removeprefix("/")
+    return f"{outgoing.transfer_protocol}://{user}{outgoing.target_host}/{directory}"
 
 
 class Stream:

@@ -14,9 +14,9 @@ from logging import DEBUG, ERROR, INFO, WARNING
 from types import FrameType
 from typing import NamedTuple, Self
 
-from mistamover.config import Settings
 from mistamover.errors import Exit, LedgerError, MistamoverError, SpoolError, TargetRefused
 from mistamover.log import Log, duration, files, shown, size
+from mistamover.options import Settings
 from mistamover.stream import Event, Kind, Report, Stop, Stream, Summary, target_name
 from mistamover.unit import Ignored, next_wait
 

@@ -17,9 +17,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
-from mistamover import config, ini
-from mistamover.config import Settings, load
+from mistamover import config, describe, ini, options
+from mistamover.config import load
 from mistamover.errors import ConfigError, Exit
+from mistamover.options import Settings
 
 ROOT = Path(config.__file__).parent.parent
 GOOD = """\
@@ -134,13 +135,13 @@ def test_texts_become_values(write: Write, line: str, value: object) -> None:
     ("text", "value"), [("0", 0), ("10", 10), ("1.5K", 1536), ("2 KiB", 2048), ("3m", 3 << 20), ("1TB", 1 << 40)]
 )
 def test_sizes(text: str, value: int) -> None:
-    assert TypeAdapter(config.Size).validate_python(text) == value
+    assert TypeAdapter(options.Size).validate_python(text) == value
 
 
 def test_what_is_no_size() -> None:
     for text in ("", "K", "1X", "-1", "1KK", "٣"):
         with pytest.raises(ValidationError):
-            TypeAdapter(config.Size).validate_python(text)
+            TypeAdapter(options.Size).validate_python(text)
 
 
 def test_comments_are_whole_lines(write: Write) -> None:
@@ -220,14 +221,14 @@ def test_settings_are_frozen_and_can_go_to_another_process(write: Write) -> None
 def test_a_transport_of_another_package_is_accepted(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     text = GOOD.replace("local", "pigeon")
     known = importlib.metadata.EntryPoints(
-        [importlib.metadata.EntryPoint("pigeon", "aviary:Pigeon", config.ENTRY_POINTS)]
+        [importlib.metadata.EntryPoint("pigeon", "aviary:Pigeon", options.ENTRY_POINTS)]
     )
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: known.select(group=group))
     assert load(write(text), environ={}).outgoing.transfer_protocol == "pigeon"
     lines = found(write(text.replace("pigeon", "dove")))
     assert lines == [
         "ds_images.ini:4: [outgoing] transfer_protocol: 'dove' is no transport here; "
-        "give one of local, sftp, pigeon"
+        "give one of local, sftp, rsync_ssh, rsync_native, ftp, ftps, pigeon"
     ]
 
 
@@ -320,19 +321,19 @@ FINDINGS = {
     # one option: its line is 6
     _stream("lans = 4"): ["6: [outgoing] lans: unknown option; did you mean lanes?"],
     _stream("username = me"): [
-        "6: [outgoing] username: unknown option of this section; did you mean [sftp] username?"
+        "6: [outgoing] username: unknown option of this section; did you mean "
+        "[sftp] or [rsync_ssh] or [rsync_native] or [ftp] or [ftps] username?"
     ],
     _stream("user_name = me"): ["6: [outgoing] user_name: unknown option; did you mean [sftp] username?"],
     _stream("[incoming]", "qqq = 1"): ["7: [incoming] qqq: unknown option; this section has stop_file"],
     _stream("receipt_file_poll_count = 100"): [
         "6: [outgoing] receipt_file_poll_count: unknown option; did you mean stop_file_poll_interval?"
     ],
-    _stream("[rsync_ssh]", "cmd = rsync"): [
-        "6: [rsync_ssh]: unknown section; there are global, data_stream, incoming, outgoing, sftp, logging"
-    ],
+    _stream("[rsync]", "cmd = rsync"): ["6: [rsync]: unknown section; did you mean [rsync_ssh]?"],
     _stream("", "[Sftp]", "port = 1"): ["7: [Sftp]: unknown section; did you mean [sftp]?"],
     _stream("[DEFAULT]", "lanes = 1"): [
-        "6: [DEFAULT]: unknown section; there are global, data_stream, incoming, outgoing, sftp, logging"
+        "6: [DEFAULT]: unknown section; there are "
+        "global, data_stream, incoming, outgoing, sftp, rsync_ssh, rsync_native, ftp, ftps, logging"
     ],
     _stream("lanes = 4", "lanes = 5"): ["7: [outgoing] lanes: given twice, first in line 6; keep one of them"],
     _stream("[outgoing]"): ["6: [outgoing]: section given twice, first in line 3; put both together"],
@@ -390,7 +391,8 @@ FINDINGS = {
         "7: [logging] base_log_dir: '/no/such' is no directory; make it or give another"
     ],
     GOOD.replace("local", "sftpx"): [
-        "4: [outgoing] transfer_protocol: 'sftpx' is no transport here; give one of local, sftp"
+        "4: [outgoing] transfer_protocol: 'sftpx' is no transport here; "
+        "give one of local, sftp, rsync_ssh, rsync_native, ftp, ftps"
     ],
     GOOD.replace("/target", "target"): [
         "5: [outgoing] target_dir: 'target/images' is relative; give an absolute path, beginning with /"
@@ -423,10 +425,11 @@ FINDINGS = {
         "6: [outgoing] target_host: '$HOST' cannot be used; give the name or the address of a host"
     ],
     _stream(f"target_host = me:{SECRET}@host"): [
-        "6: [outgoing] target_host: holds a user; give the host alone and put the user in [sftp] username"
+        "6: [outgoing] target_host: holds a user; give the host alone and put the user in the protocol's username"
     ],
     _stream("target_host = host:22"): [
-        "6: [outgoing] target_host: 'host:22' is no IPv6 address; give the host alone and put a port in [sftp] port"
+        "6: [outgoing] target_host: 'host:22' is no IPv6 address; "
+        "give the host alone and put the port in the protocol's port"
     ],
     # compulsory options
     "": [
@@ -498,12 +501,13 @@ def test_findings_of_both_files_and_the_environment_come_together(write: Write) 
     }
     assert found(write(GOOD + "lanes = 2\nx = 1\n"), shared, environ) == [
         "ds_images.ini:7: [outgoing] x: unknown option; this section has "
-        + ", ".join(config.Outgoing.model_fields),
+        + ", ".join(options.Outgoing.model_fields),
         "global.ini:2: [global] state_dir: 'state' is relative; give an absolute path, beginning with /",
         "global.ini:3: [loging]: unknown section; did you mean [logging]?",
         "global.ini:6: [outgoing] verify: 'y' cannot be used; give one of auto, digest, readback, size, none",
         "CONFIG__outgo__lanes: [outgo] lanes: unknown section; did you mean [outgoing]?",
-        "CONFIG__outgoing: [outgoing]: unknown option; this section has " + ", ".join(config.Outgoing.model_fields),
+        "CONFIG__outgoing: [outgoing]: unknown option; this section has "
+        + ", ".join(options.Outgoing.model_fields),
         "CONFIG__outgoing__lans: [outgoing] lans: unknown option; did you mean lanes?",
         "CONFIG__outgoing__retry_count: [outgoing] retry_count: 'z' cannot be used; give a whole number",
     ]
@@ -715,7 +719,7 @@ def test_a_password_that_is_no_text_is_not_quoted(write: Write) -> None:
 
 def test_errors_of_the_models_quote_nothing() -> None:
     with pytest.raises(ValidationError) as caught:
-        config.Sftp.model_validate({"port": SECRET, "password": f"{SECRET}\n"})
+        options.Sftp.model_validate({"port": SECRET, "password": f"{SECRET}\n"})
     assert SECRET not in str(caught.value)
 
 
@@ -748,10 +752,10 @@ def test_an_installed_package_has_no_checkout(monkeypatch: pytest.MonkeyPatch, w
 
 # Any text
 
-NAMES = st.sampled_from([f"{section}:{option}" for section, option in config.OPTIONS])
+NAMES = st.sampled_from([f"{section}:{option}" for section, option in options.OPTIONS])
 PIECES = st.one_of(
-    st.sampled_from([f"[{section}]\n" for section in config.SECTIONS]),
-    st.sampled_from([f"{option} = " for _, option in config.OPTIONS]),
+    st.sampled_from([f"[{section}]\n" for section in options.SECTIONS]),
+    st.sampled_from([f"{option} = " for _, option in options.OPTIONS]),
     NAMES.map("$({})".format),
     st.sampled_from(["\n", "\n ", "\n\t", "\r", "=", ":", "[", "]", "#", ";", ",", "/", "$(", ")", "@", "~/"]),
     st.sampled_from(["/spool", "/target", "local", "sftp", "yes", "5", "2m", "sha256", "\u2028", "\x0b", "\x1c"]),
@@ -830,9 +834,9 @@ def _text(value: object) -> str:
 @pytest.mark.parametrize(
     ("file", "page"),
     [
-        ("conf/global.ini", config.sample_global),
-        ("conf/stream.ini", config.sample_stream),
-        ("docs/configuration.rst", config.reference),
+        ("conf/global.ini", describe.sample_global),
+        ("conf/stream.ini", describe.sample_stream),
+        ("docs/configuration.rst", describe.reference),
     ],
 )
 def test_generated_files_are_up_to_date(file: str, page: Callable[[], str]) -> None:
@@ -840,33 +844,33 @@ def test_generated_files_are_up_to_date(file: str, page: Callable[[], str]) -> N
 
 
 def test_the_sample_of_a_global_file_sets_nothing(write: Write) -> None:
-    path = write(config.sample_global())
+    path = write(describe.sample_global())
     assert not ini.read(path).entries
     assert load(write(GOOD), path, {}) == load(write(GOOD), None, {})
 
 
 def test_the_sample_of_a_stream_file_loads(write: Write) -> None:
-    settings = load(write(config.sample_stream()), environ={})
+    settings = load(write(describe.sample_stream()), environ={})
     assert settings.outgoing.target_host == "archive.example.org"
     bare = SFTP.replace("/spool/images", "/data/outgoing").replace("/target/images", "/data/incoming")
     assert settings == load(write(bare), environ={})
 
 
 def test_the_samples_show_every_option_with_its_default(write: Write) -> None:
-    text = config.sample_global() + config.sample_stream()
+    text = describe.sample_global() + describe.sample_stream()
     uncommented = "\n".join(
         line.removeprefix("#") for line in text.splitlines() if not line.startswith("# ") and line[-1:] != "="
     )
     document = ini.read(write(uncommented))
     assert not document.findings
     shown = {entry.key for entry in document.entries}
-    assert {key for key in config.OPTIONS if f"\n#{key[1]} =\n" not in text} == shown
-    assert load(write(uncommented), environ={}) == load(write(config.sample_stream()), environ={})
+    assert {key for key in options.OPTIONS if f"\n#{key[1]} =\n" not in text} == shown
+    assert load(write(uncommented), environ={}) == load(write(describe.sample_stream()), environ={})
 
 
 def test_every_option_says_what_it_does() -> None:
-    page = config.reference()
-    for (section, option), info in config.OPTIONS.items():
+    page = describe.reference()
+    for (section, option), info in options.OPTIONS.items():
         assert f"\n``{option}``\n" in page, (section, option)
         assert info.description
         assert info.description.endswith(".")
@@ -875,5 +879,5 @@ def test_every_option_says_what_it_does() -> None:
 
 def test_pages_are_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["config", "sample-stream"])
-    config.main()
-    assert capsys.readouterr().out == config.sample_stream()
+    describe.main()
+    assert capsys.readouterr().out == describe.sample_stream()

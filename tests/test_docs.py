@@ -16,7 +16,7 @@ import click
 import pytest
 
 import mistamover
-from mistamover import config
+from mistamover import config, options
 from mistamover.cli import _mistamover
 from mistamover.errors import ConfigError, Exit
 from tests.program import Local, command, environment
@@ -148,13 +148,13 @@ def _options(at: click.Command) -> set[str]:
 def unknown_options(text: str) -> Iterator[str]:
     for place in (*literals(text), *blocks(text)):
         for home, option in re.findall(r"\[(\w+)\] ([a-z_]+)\b(?!:)", place):
-            if (home, option) not in config.OPTIONS:
+            if (home, option) not in options.OPTIONS:
                 yield f"[{home}] {option}"
     for stream in streams(text):
         parser = RawConfigParser()
         parser.read_string(stream)
         for home in parser.sections():
-            yield from (f"[{home}] {name}" for name in parser[home] if (home, name) not in config.OPTIONS)
+            yield from (f"[{home}] {name}" for name in parser[home] if (home, name) not in options.OPTIONS)
 
 
 def impossible_values(text: str, base: Path) -> Iterator[str]:
@@ -162,7 +162,7 @@ def impossible_values(text: str, base: Path) -> Iterator[str]:
     for literal in literals(text):
         if found := re.fullmatch(r"(?:\[\w+\] )?(?!option )([a-z_]+) = (\S+)", literal):
             option, value = found.groups()
-            homes = [home for home, name in config.OPTIONS if name == option]
+            homes = [home for home, name in options.OPTIONS if name == option]
             if not any(_is_possible(base, f"CONFIG__{home}__{option}", value) for home in homes):
                 yield literal
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mistamover import config, log
-from mistamover.config import Settings
 from mistamover.log import Log, LogFile, duration, one_line, redacted, safe, shown, size
+from mistamover.options import Settings
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from mistamover import config
-from mistamover.config import Settings
 from mistamover.errors import ConfigError, Exit, MistamoverError, TargetDown, TargetRefused
+from mistamover.options import Settings
 from mistamover.transports import ssh
 from mistamover.transports.contract import Proof
 from tests.conftest import StartSshd

@@ -314,6 +314,6 @@ def test_orders(order: str, found: list[Unit]) -> None:
 def test_every_order_of_the_configuration_is_there() -> None:
     from typing import get_args
 
-    from mistamover.config import DataStream
+    from mistamover.options import DataStream
 
     assert set(get_args(DataStream.model_fields["order"].annotation)) == ORDERS.keys()

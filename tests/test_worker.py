@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from mistamover import config, worker
-from mistamover.config import Settings
 from mistamover.errors import Exit, Held, LedgerError, SpoolError, TargetDown, TargetRefused
 from mistamover.lane import Lane
 from mistamover.log import Log
+from mistamover.options import Settings
 from mistamover.stream import Event, Kind, Stop, Stream, Summary
 from mistamover.worker import LONGEST_WAIT, REFUSED_WAIT, News, Ticker, Worker
 from tests.program import Local

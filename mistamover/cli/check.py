@@ -15,7 +15,7 @@ from mistamover.cli.help import Command
 from mistamover.errors import Exit, MistamoverError
 
 if TYPE_CHECKING:
-    from mistamover.config import Settings
+    from mistamover.options import Settings
     from mistamover.transports.contract import Finding
 
 

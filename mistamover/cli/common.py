@@ -15,7 +15,7 @@ import click
 from mistamover.errors import Exit, MistamoverError
 
 if TYPE_CHECKING:
-    from mistamover.config import Settings
+    from mistamover.options import Settings
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -63,8 +63,9 @@ def load(stream_file: Path, global_file: Path | None) -> Settings:
     from mistamover import config, log
 
     settings = config.load(stream_file, config.find_global(global_file))
-    if settings.sftp.password is not None:
-        log.hide(settings.sftp.password.get_secret_value())
+    password = getattr(settings.log_in, "password", None)
+    if password is not None:
+        log.hide(password.get_secret_value())
     return settings
 
 

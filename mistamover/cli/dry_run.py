@@ -13,7 +13,7 @@ from mistamover.plan import plan
 from mistamover.stream import Event, Kind
 
 if TYPE_CHECKING:
-    from mistamover.config import Settings
+    from mistamover.options import Settings
 
 _WORDS = {
     Kind.WOULD_SEND: "would send",

@@ -16,8 +16,8 @@ from mistamover.cli.help import Command
 from mistamover.errors import Exit
 
 if TYPE_CHECKING:
-    from mistamover.config import Settings
     from mistamover.ledger import Entry
+    from mistamover.options import Settings
 
 LIMIT = 1000
 """Rows of the table where no other limit is given: more than anybody reads, and soon drawn."""

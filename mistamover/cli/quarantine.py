@@ -16,8 +16,8 @@ from mistamover.cli.help import Command, Group
 from mistamover.errors import Exit, UnitError
 
 if TYPE_CHECKING:
-    from mistamover.config import Settings
     from mistamover.ledger import Entry, Ledger
+    from mistamover.options import Settings
     from mistamover.spool import Spool
 
 

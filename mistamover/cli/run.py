@@ -11,8 +11,8 @@ from mistamover.cli.common import leave, say_last, shell_word, stream_command
 from mistamover.cli.help import Command
 
 if TYPE_CHECKING:
-    from mistamover.config import Settings
     from mistamover.log import Log
+    from mistamover.options import Settings
     from mistamover.stream import Stop, Summary
     from mistamover.worker import Worker
 

@@ -16,8 +16,8 @@ from enum import Enum
 from hashlib import sha256
 from typing import Self
 
-from mistamover.config import Settings
 from mistamover.errors import NameTaken, TargetRefused
+from mistamover.options import Settings
 from mistamover.spool import Spool
 from mistamover.unit import OWN_NAME, Outcome, Unit
 

@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager
 from typing import Self, TypeVar
 
 from mistamover import digest
-from mistamover.config import Settings
 from mistamover.errors import (
     MistamoverError,
     NotTaken,
@@ -24,6 +23,7 @@ from mistamover.errors import (
     UnitError,
     UnitRefused,
 )
+from mistamover.options import Settings
 from mistamover.spool import Source, Spool
 from mistamover.transports import sftp_client as wire
 from mistamover.transports import ssh

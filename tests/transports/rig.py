@@ -15,12 +15,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import ClassVar
 
-from mistamover.config import Settings, load
+from mistamover.config import load
 from mistamover.errors import (
     SourceGone,
     SourceMoved,
     UnitError,
 )
+from mistamover.options import Settings
 from mistamover.spool import Spool
 from mistamover.transports import transport_class
 from mistamover.transports.contract import Transport

@@ -1,0 +1,465 @@
+"""The options: every one declared once, with its section, name, type, unit, default and help.
+
+Parsing (:mod:`mistamover.config`), the samples in ``conf/`` and the page in ``docs/``
+(:mod:`mistamover.describe`) come from these declarations.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+
+from mistamover import ini
+from mistamover.digest import ALGORITHMS
+from mistamover.ini import Key, Kind, from_text, shown
+from mistamover.unit import OWN_PLACES
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+BUILT_IN = ("local", "sftp", "rsync_ssh", "rsync_native", "ftp", "ftps")
+ENTRY_POINTS = "mistamover.transports"
+
+
+# What an option's text may be
+
+
+def _transfer_protocol(text: str) -> str:
+    if text in BUILT_IN:
+        return text
+    from importlib.metadata import entry_points  # reads the metadata of every installed package
+
+    known = [*BUILT_IN, *sorted(entry_points(group=ENTRY_POINTS).names)]
+    if text not in known:
+        raise ValueError(f"{shown(text)} is no transport here; give one of {', '.join(known)}")
+    return text
+
+
+def _checksum(text: str) -> str:
+    from importlib.util import find_spec
+
+    if text not in ALGORITHMS:
+        raise ValueError
+    if text == "xxh128" and find_spec("xxhash") is None:
+        raise ValueError("'xxh128' needs the Python package xxhash; install it, or give sha256")
+    return text
+
+
+def _stream_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", text):
+        raise ValueError
+    if text in OWN_PLACES:
+        raise ValueError(f"{shown(text)} is what mistamover calls a place of its own; give another name")
+    return text
+
+
+def _host(text: str) -> str:
+    if "@" in text:  # not quoted: it may be USER:PASSWORD@HOST
+        raise ValueError("holds a user; give the host alone and put the user in the protocol's username")
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if ":" in bare:
+        return _ipv6(bare)
+    if not re.fullmatch(r"\w[\w.-]{0,254}", bare):
+        raise ValueError
+    return bare
+
+
+def _ipv6(text: str) -> str:
+    from ipaddress import IPv6Address
+
+    try:
+        IPv6Address(text)
+    except ValueError:
+        wrong = f"{shown(text)} is no IPv6 address; give the host alone and put the port in the protocol's port"
+        raise ValueError(wrong) from None
+    return text
+
+
+def _port(text: str) -> int:
+    if not 1 <= (number := ini.count(text)) <= 65535:
+        raise ValueError
+    return number
+
+
+def _user(text: str) -> str:
+    if text.startswith("-") or not text.isprintable() or re.search(r"[\s/]", text):
+        raise ValueError
+    return text
+
+
+def _patterns(text: str) -> tuple[str, ...]:
+    patterns = ini.words(text)
+    if "/" in text:
+        raise ValueError(f"{shown(text)} holds a /; give patterns of names, not of paths")
+    return patterns
+
+
+def _target_path(text: str) -> Path:
+    ini.absolute_path(f"/{text}")
+    return Path(text)
+
+
+def _shell_words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise ValueError(f"{shown(text)} cannot be split into words: {error}") from None
+
+
+Seconds = Annotated[
+    float,
+    Kind("seconds", "a time in seconds or with a unit (30s, 2m, 1h, 1d)"),
+    from_text(ini.seconds),
+]
+Size = Annotated[
+    int,
+    Kind("bytes", "a number of bytes or with a suffix (10K, 64MiB, 2G: powers of 1024)"),
+    from_text(ini.size),
+]
+Count = Annotated[int, Kind("count", "a whole number"), from_text(ini.count)]
+Port = Annotated[int, Kind("port", "a port number from 1 to 65535"), from_text(_port)]
+Flag = Annotated[bool, Kind("yes or no", "yes or no"), from_text(ini.flag)]
+Patterns = Annotated[
+    tuple[str, ...],
+    Kind("patterns", "patterns of names such as *.tmp, parted by blanks or commas"),
+    from_text(_patterns),
+]
+Words = Annotated[
+    tuple[str, ...], Kind("words", "words, quoted as in a shell where they hold blanks"), from_text(_shell_words)
+]
+AbsolutePath = Annotated[Path, Kind("absolute path", "an absolute path"), from_text(ini.absolute_path)]
+TargetPath = Annotated[Path, Kind("absolute path", "an absolute path"), from_text(_target_path)]
+HomePath = Annotated[Path, Kind("absolute path or ~/path", "an absolute path or ~/path"), from_text(ini.home_path)]
+FileName = Annotated[str, Kind("file name", "a file name without /"), from_text(ini.file_name)]
+Secret = Annotated[SecretStr, Kind("secret", "one line of UTF-8 text"), from_text(ini.line)]
+StreamName = Annotated[
+    str,
+    Kind("name", "at most 64 letters, digits and . _ -, not beginning with a dot"),
+    from_text(_stream_name),
+]
+Host = Annotated[str, Kind("host", "the name or the address of a host"), from_text(_host)]
+User = Annotated[str, Kind("user name", "the name of a user"), from_text(_user)]
+Protocol = Annotated[str, Kind("transport", "the name of a transport", BUILT_IN), from_text(_transfer_protocol)]
+Checksum = Annotated[
+    str,
+    Kind("one of", f"one of {', '.join(ALGORITHMS)}", tuple(ALGORITHMS)),
+    from_text(_checksum),
+]
+
+
+# The options
+
+
+_MODEL = ConfigDict(
+    frozen=True,
+    extra="forbid",
+    hide_input_in_errors=True,  # they may be secrets
+    defer_build=True,  # else each section would be built twice, once for itself and once for Settings
+)
+
+
+class Section(BaseModel):
+    """One section of the configuration; its fields are its options."""
+
+    model_config = _MODEL
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _note(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """Note each good value, so that the checks on several options can go on where another is bad."""
+        result = handler(value)
+        if info.context is not None:
+            info.context[cls, info.field_name] = result
+        return result
+
+
+class Global(Section):
+    """What all streams of this host share."""
+
+    state_dir: AbsolutePath = Field(
+        description="Where each stream keeps its ledger, in a directory of its name.",
+        json_schema_extra={
+            "derived": "/var/lib/mistamover for root, else $XDG_STATE_HOME/mistamover or ~/.local/state/mistamover"
+        },
+    )
+    base_data_dir: AbsolutePath | None = Field(
+        None, description="The directory in which streams without a directory of their own have their spools."
+    )
+    general_poll_interval: Seconds = Field(
+        3.0, gt=0, description="How long run waits between two passes over a spool."
+    )
+
+
+class DataStream(Section):
+    """What a stream moves."""
+
+    name: StreamName = Field(
+        description="The stream's name: in messages, and of its directories in state_dir and at the target.",
+        json_schema_extra={"derived": "the stream file's name without .ini and without ds_ before it"},
+    )
+    directory: AbsolutePath = Field(
+        description="The spool: the directory in which units appear.",
+        examples=["/data/outgoing"],
+        json_schema_extra={
+            "derived": "$(global:base_data_dir)/$(data_stream:name) where that is set, else compulsory"
+        },
+    )
+    settle_time: Seconds = Field(5.0, description="A unit is taken when it has not changed for this long.")
+    ignore: Patterns = Field(
+        ("*.tmp", "*.part", "*.partial", "*.filepart", "*.swp", "*~"),
+        description="Files and directories of such names are no units; dot-names never are. A lone comma: none.",
+    )
+    order: Literal["oldest", "newest", "smallest", "largest"] = Field(
+        "oldest", description="Which of the settled units go first."
+    )
+
+
+class Incoming(Section):
+    """What may hold a stream on the near side."""
+
+    stop_file: FileName = Field(
+        ".stop", description="While a file of this name is in the spool, the stream is paused."
+    )
+
+
+class Outgoing(Section):
+    """Where units go, how they are proven there, and what happens when that fails."""
+
+    transfer_protocol: Protocol = Field(
+        description="How the target is reached; packages that add transports add their names.",
+        examples=["sftp"],
+    )
+    transfer_mode: Literal["move", "mirror"] = Field(
+        "move",
+        description="move removes a source after its delivery; mirror keeps it and sends what changed.",
+    )
+    target_host: Host | None = Field(
+        None,
+        description="The host that receives the units; compulsory for all but local.",
+        examples=["archive.example.org"],
+    )
+    target_dir: TargetPath = Field(
+        description="The directory at the target under which the units get their final names. For rsync_native it "
+        "begins with the daemon's module.",
+        examples=["/data/incoming"],
+    )
+    create_target: Flag = Field(
+        False,
+        description="Make target_dir where it is missing. With no, an unmounted disk is not mistaken for it.",
+    )
+    retry_count: Count = Field(
+        3, description="How often a unit may fail by its own fault until it is put in quarantine."
+    )
+    retry_interval: Seconds = Field(
+        60.0, description="How long a failed unit waits for its next try; doubles with each failure."
+    )
+    existing: Literal["same-or-refuse", "replace"] = Field(
+        "same-or-refuse",
+        description="What to do with another file of the name at the target: keep it and refuse the unit, "
+        "or replace it. Equal content counts as delivered. A mirror replaces what it delivered itself.",
+    )
+    verify: Literal["auto", "digest", "readback", "size", "none"] = Field(
+        "auto",
+        description="The proof that a unit arrived: digest is made at the far side, readback reads all bytes "
+        "again; auto takes the stronger one there is, never less. size and none prove no content.",
+    )
+    checksum: Checksum = Field("sha256", description="The digest of the proof and of the ledger.")
+    lanes: Count = Field(4, ge=1, le=32, description="How many connections to the target work at the same time.")
+    preserve_mode: Flag = Field(False, description="Give files at the target the permissions of their sources.")
+    stop_file: FileName = Field(
+        ".stop", description="While a file of this name is in target_dir, the stream is paused."
+    )
+    stop_file_poll_interval: Seconds = Field(
+        600.0, gt=0, description="How long a stream that the target paused waits until it looks again."
+    )
+    stop_timeout: Seconds = Field(30.0, description="How long a stop waits for units that are on their way.")
+
+
+class LogIn(Section):
+    """What all log-ins have."""
+
+    port: Port | None = Field(None, description="The port of the server; without it, the protocol's own.")
+    username: User | None = Field(None, description="The user to log in as.")
+    connect_timeout: Seconds = Field(15.0, gt=0, description="How long a connection and log-in may take.")
+    stall_timeout: Seconds = Field(
+        60.0, gt=0, description="A connection on which nothing moves for this long is given up."
+    )
+
+
+class SshLogIn(LogIn):
+    """What all log-ins over SSH have."""
+
+    port: Port | None = Field(None, description="The port of the SSH server; without it, that of ssh.")
+    username: User | None = Field(
+        None, description="The user to log in as; without it, that of ssh's configuration or our own."
+    )
+    key_file: HomePath | None = Field(
+        None, description="The private key to log in with; without it, the agent and ssh's usual keys."
+    )
+    known_hosts: HomePath | None = Field(
+        None, description="The file of host keys that are trusted; without it, those of ssh."
+    )
+
+
+class PasswordLogIn(LogIn):
+    """What log-ins by password have."""
+
+    password: Secret | None = Field(
+        None, description="The password to log in with. The file must be readable by its owner only."
+    )
+    password_file: HomePath | None = Field(
+        None, description="A file with the password in its first line, readable by its owner only."
+    )
+
+
+class Sftp(SshLogIn, PasswordLogIn):
+    """How to log in where transfer_protocol is sftp. Prefer keys to passwords."""
+
+    connector: Literal["auto", "openssh", "paramiko"] = Field(
+        "auto",
+        description="What carries the connection: the installed ssh with its own configuration, or paramiko; "
+        "auto takes ssh unless a password is set or there is no ssh.",
+    )
+
+
+class Rsync(LogIn):
+    """What both ways to use rsync have."""
+
+    bandwidth_limit: Size | None = Field(
+        None, description="The most bytes that one lane sends in a second; without it, as many as can go."
+    )
+    compress: Flag = Field(False, description="Compress what is sent: for slow lines and text.")
+    extra_options: Words = Field(
+        (),
+        description="More options for rsync, quoted as in a shell; none that would break a promise.",
+    )
+
+
+class RsyncSsh(SshLogIn, Rsync):
+    """How to run rsync over ssh where transfer_protocol is rsync_ssh."""
+
+    cmd: Words = Field(
+        ("rsync",),
+        description="The rsync program with options, quoted as in a shell; -e 'ssh ...' gives ssh options.",
+    )
+
+
+class RsyncNative(PasswordLogIn, Rsync):
+    """How to reach an rsync daemon where transfer_protocol is rsync_native; target_dir begins with the module."""
+
+    cmd: Words = Field(("rsync",), description="The rsync program with options, quoted as in a shell.")
+
+
+class Ftp(PasswordLogIn):
+    """How to log in where transfer_protocol is ftp. The password crosses the network in the clear."""
+
+    staging_dir: FileName = Field(
+        ".mistamover",
+        description="The directory below target_dir for what is not yet proven; for servers that hide or refuse "
+        "names with a dot.",
+    )
+
+
+class Ftps(Ftp):
+    """How to log in where transfer_protocol is ftps: FTP within TLS, with the server's certificate verified."""
+
+    implicit: Flag = Field(False, description="Speak TLS from the first byte, usually on port 990.")
+    ca_file: HomePath | None = Field(
+        None, description="The certificates (PEM) that are trusted; without it, those of the system."
+    )
+
+
+class Logging(Section):
+    """What is written down for people."""
+
+    base_log_dir: AbsolutePath | None = Field(
+        None, description="The directory for log files, which must exist; without it, none are written."
+    )
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], from_text(str.upper)] = Field(
+        "INFO", description="The least important messages that are written; in either case."
+    )
+
+
+class Settings(BaseModel):
+    """All options of one stream, with their effective values."""
+
+    model_config = _MODEL
+
+    path: Path
+    global_: Global = Field(alias="global")
+    data_stream: DataStream
+    incoming: Incoming
+    outgoing: Outgoing
+    sftp: Sftp
+    rsync_ssh: RsyncSsh
+    rsync_native: RsyncNative
+    ftp: Ftp
+    ftps: Ftps
+    logging: Logging
+
+    @property
+    def name(self) -> str:
+        """The stream's name."""
+        return self.data_stream.name
+
+    @property
+    def log_in(self) -> LogIn | None:
+        """The section of the stream's protocol; None where that has none."""
+        section = getattr(self, self.outgoing.transfer_protocol, None)
+        return section if isinstance(section, LogIn) else None
+
+
+SECTIONS: dict[str, type[Section]] = {
+    info.alias or name: info.annotation
+    for name, info in Settings.model_fields.items()
+    if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
+}
+PROTOCOLS = tuple(section for section, model in SECTIONS.items() if issubclass(model, LogIn))
+"""The sections of protocols, which are named as these are."""
+OPTIONS: dict[Key, FieldInfo] = {
+    (section, option): info for section, model in SECTIONS.items() for option, info in model.model_fields.items()
+}
+
+
+# What is told of an option
+
+
+SECRETS = frozenset(key for key, info in OPTIONS.items() if "SecretStr" in repr(info.annotation))
+_BOUNDS = (("gt", "above %g"), ("ge", "from %g"), ("le", "to %g"))
+
+
+def kind(info: FieldInfo) -> Kind:
+    """Return what an option's text may be, with the words or numbers it is bound to."""
+    if get_origin(info.annotation) is Literal:
+        choices = get_args(info.annotation)
+        return Kind("one of", f"one of {', '.join(choices)}", choices)
+    nested = [one for part in get_args(info.annotation) for one in getattr(part, "__metadata__", ())]
+    found = next(one for one in (*info.metadata, *nested) if isinstance(one, Kind))
+    bounds = [text % getattr(one, name) for name, text in _BOUNDS for one in info.metadata if hasattr(one, name)]
+    return Kind(found.label, ", ".join(filter(None, [found.right, " ".join(bounds)])), found.choices)
+
+
+def has_default(info: FieldInfo) -> bool:
+    """Whether something holds where the option is not set."""
+    return not info.is_required() and info.default is not None
+
+
+def as_text(default: object) -> str:
+    """Return a default as a person would write it."""
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    if isinstance(default, float):
+        return f"{default:g}"
+    return " ".join(default) if isinstance(default, tuple) else str(default)
