@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks import data, movers
 from benchmarks.data import FileSet
-from benchmarks.movers import COURSES, GOALS, OURS, USUAL_PEERS, Mover
+from benchmarks.movers import COURSES, GOALS, OURS, Mover
 from benchmarks.rig import Rig, Run, rig, run
 
 RESULTS = Path(__file__).parent / "results"
@@ -99,11 +99,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    peers = [mover.name for course in COURSES.values() for mover in course if mover.name != OURS]
+    every = [mover.name for course in COURSES.values() for mover in course.movers if mover.name != OURS]
+    peers = list(dict.fromkeys(every))
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--sets", type=_choice(list(data.SETS)), default=list(data.SETS), metavar="SET,...")
     parser.add_argument("--courses", type=_choice(list(COURSES)), default=list(COURSES), metavar="COURSE,...")
-    parser.add_argument("--peers", type=_choice(peers), default=list(USUAL_PEERS), metavar="PEER,...")
+    parser.add_argument("--peers", type=_choice(peers), metavar="PEER,...")
     parser.add_argument("--all", action="store_const", const=peers, dest="peers", help="all peers")
     parser.add_argument("--runs", type=int, default=int(os.environ.get("RUNS", "3")), help="of each command")
     parser.add_argument("--no-ours", action="store_false", dest="ours", help="time the peers only")
@@ -132,8 +133,19 @@ def unfit(options: argparse.Namespace) -> str | None:
         return f"needs {NEEDED_GIB} GiB of free memory, since all files are on tmpfs"
     if options.ours and not os.access(movers.program(), os.X_OK):
         return f"{movers.program()} is not there: make venv"
-    lacking = [name for name in ("sshd", *options.peers) if shutil.which(name) is None]
+    lacking = [name for name in ("sshd", *_peers(options)) if shutil.which(name) is None]
     return f"needs {lacking[0]}" if lacking else None
+
+
+def _peers(options: argparse.Namespace) -> set[str]:
+    """The peers that are to be timed."""
+    return set(options.peers or [name for course in options.courses for name in COURSES[course].usual_peers])
+
+
+def _takes_part(mover: Mover, course: str, options: argparse.Namespace) -> bool:
+    if mover.name == OURS:
+        return bool(options.ours)
+    return mover.name in (options.peers or COURSES[course].usual_peers)
 
 
 def measure(place: Rig, files: FileSet, options: argparse.Namespace) -> list[Result]:
@@ -144,13 +156,14 @@ def measure(place: Rig, files: FileSet, options: argparse.Namespace) -> list[Res
     chosen = [
         (Result(course, files.name, mover.name), mover)
         for course in options.courses
-        for mover in COURSES[course]
-        if (options.ours if mover.name == OURS else mover.name in options.peers)
+        for mover in COURSES[course].movers
+        if files.name in COURSES[course].sets and _takes_part(mover, course, options)
     ]
     for turn in range(options.runs):
         for result, mover in chosen:
             place.lay(master)
-            result.runs.append(one := measure_once(place, mover, expected))
+            here = place.at_a_distance() if COURSES[result.course].is_distant else place
+            result.runs.append(one := measure_once(here, mover, expected))
             told = f"FAILED: {one.failed}" if one.failed else f"{one.seconds:.2f} s"
             print(f"{files} {result.course} {turn + 1}/{options.runs} {mover.name}: {told}", file=sys.stderr)
     place.clear()

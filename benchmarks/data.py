@@ -33,6 +33,8 @@ SETS = {
     "small": FileSet("small", 5000, 10 * KIB),
     "medium": FileSet("medium", 100, 4 * MIB),
     "large": FileSet("large", 1, GIB),
+    "thousand": FileSet("thousand", 1000, 10 * KIB),
+    "quarter": FileSet("quarter", 1, GIB // 4),
 }
 EMPTY = FileSet("empty", 100_000, 0)
 

@@ -123,8 +123,31 @@ BY_SFTP = [
     Mover("sftp", _sftp_put, removes=False),
 ]
 LOCALLY = [Mover(OURS, ours_locally), Mover("cp", _cp)]
-USUAL_PEERS = ("lftp", "rclone", "cp")
-COURSES = {"sftp": BY_SFTP, "local": LOCALLY}
+AT_A_DISTANCE = [
+    Mover(OURS, _ours_by_sftp),
+    Mover("rsync", _rsync_twice),
+    Mover("lftp", _lftp),
+    Mover("rclone", _rclone),
+    Mover("sftp", _sftp_put, removes=False),
+]
+
+
+@dataclass(frozen=True)
+class Course:
+    """Movers that are compared with each other, and what they move."""
+
+    movers: list[Mover]
+    usual_peers: tuple[str, ...]
+    sets: tuple[str, ...] = ("small", "medium", "large")
+    is_distant: bool = False
+    """Whether the target is at the end of a long line."""
+
+
+COURSES = {
+    "sftp": Course(BY_SFTP, ("lftp", "rclone")),
+    "local": Course(LOCALLY, ("cp",)),
+    "wan": Course(AT_A_DISTANCE, ("rsync", "lftp"), ("thousand", "quarter"), is_distant=True),
+}
 
 GOALS = {
     ("sftp", "small", "lftp"): 0.60,
@@ -136,5 +159,8 @@ GOALS = {
     ("local", "small", "cp"): 1.0,
     ("local", "medium", "cp"): 1.0,
     ("local", "large", "cp"): 1.0,
+    ("wan", "thousand", "rsync"): 1.2,
+    ("wan", "quarter", "rsync"): 0.5,
+    ("wan", "quarter", "lftp"): 0.5,
 }
 """Our time over the peer's: no more than this, by course, set and peer."""

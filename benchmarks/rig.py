@@ -9,12 +9,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Timer
 from time import monotonic
 
 from benchmarks.data import MIB
+from benchmarks.relay import line_to
 from tests.sshd import Account, Sshd, running_sshd, temporary_account
 
 LONGEST = 900.0
@@ -31,6 +32,12 @@ class Rig:
     far: Path
     account: Account
     server: Sshd
+    distant_server: Sshd
+    """The same one, at the end of a long line."""
+
+    def at_a_distance(self) -> Rig:
+        """The same place, reached through the long line."""
+        return replace(self, server=self.distant_server)
 
     @property
     def spool(self) -> Path:
@@ -76,8 +83,10 @@ def rig() -> Iterator[Rig]:
         far = stack.enter_context(_tmpfs(scratch / "far"))
         account = stack.enter_context(temporary_account())
         server = stack.enter_context(running_sshd(scratch / "sshd", account=account))
+        distant = replace(server, port=stack.enter_context(line_to(server.port)))
+        server.write_known_hosts(distant.port)
         stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
-        yield Rig(scratch, near, far, account, server)
+        yield Rig(scratch, near, far, account, server, distant)
 
 
 @contextmanager

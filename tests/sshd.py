@@ -150,9 +150,11 @@ class Sshd:
         make_key(self.host_key)
         self.start()
 
-    def write_known_hosts(self) -> None:
+    def write_known_hosts(self, *more_ports: int) -> None:
+        """Have clients know the server, also where it is reached by other ports."""
         kind, key = Path(f"{self.host_key}.pub").read_text().split()[:2]
-        self.known_hosts.write_text(f"[{self.host}]:{self.port} {kind} {key}\n")
+        lines = [f"[{self.host}]:{port} {kind} {key}\n" for port in (self.port, *more_ports)]
+        self.known_hosts.write_text("".join(lines))
 
     def _listens(self, seen: int) -> bool:
         assert self._process is not None

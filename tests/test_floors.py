@@ -39,6 +39,7 @@ FLOORS = {
     "transports.ssh": 2.2,
     "transports.far_shell": 2.3,
     "transports.sftp_client": 2.3,
+    "transports.ranges": 2.35,
     "transports.local": 2.4,
     "transports.rsync": 2.4,
     "transports.sftp": 2.4,

@@ -25,16 +25,16 @@ from mistamover.errors import (
 )
 from mistamover.options import Settings
 from mistamover.spool import Source, Spool
+from mistamover.transports import ranges, ssh
 from mistamover.transports import sftp_client as wire
-from mistamover.transports import ssh
 from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, space, taken
 from mistamover.transports.far_shell import SLOWEST_DISK, FarShell
 from mistamover.transports.sftp_client import Packet, SftpClient, Status, string
 from mistamover.unit import OWN_NAME, Outcome, Unit, batches
 
-AHEAD = 128
-AHEAD_BYTES = 4 * 2**20
-"""Files, and their bytes, whose staged names are being opened while earlier ones are written."""
+AHEAD = 512
+AHEAD_BYTES = 8 * 2**20
+"""Files, and their bytes, whose staged names are being opened at most while earlier ones are written."""
 READS_AHEAD = 32
 SYNCED_TOGETHER = 32
 MANY = 16
@@ -159,7 +159,11 @@ class Sftp(Transport):
         """Log in, look at the target directory and make the staging directory."""
         self._reader = self.spool.reader()
         self._connection = ssh.connect(self.settings)
+        self._siblings = ranges.Siblings(self._connection, self.settings.outgoing.lanes - 1)
         self._client = SftpClient(self._connection.sftp())
+        self._round_trip = self._client.round_trip()
+        if self._round_trip >= ranges.LONG:
+            self._connection.keep_to_itself()
         self._can_replace = "posix-rename@openssh.com" in self._client.extensions
         self._can_sync = "fsync@openssh.com" in self._client.extensions
         self._prepare()
@@ -171,19 +175,22 @@ class Sftp(Transport):
     def abort(self) -> None:
         """Cut the connection."""
         if (connection := self._connection) is not None:
+            self._siblings.abort()
             connection.abort()
 
     def close(self) -> None:
         """Log out."""
         if self._connection is not None:
             self._reader.forget()
+            self._siblings.close()
             self._connection.close()
             self._connection = None
 
     def _prepare(self) -> None:
+        """Look at the target directory, and make ours in it, one after the other: neither may be a link."""
         target = self._attributes(self.target, follow=True)
         if target is None and self.settings.outgoing.create_target:
-            self._make_directories([part for part in _parents(self.target) if part] + [self.target])
+            self._post_directories([*filter(None, _parents(self.target)), self.target])
             target = self._attributes(self.target, follow=True)
         if target is None:
             raise TargetRefused(
@@ -193,13 +200,18 @@ class Sftp(Transport):
         if not _is_directory(target):
             raise TargetRefused(f"{self.settings.outgoing.target_host}:{self.target}: is no directory")
         for path in (f"{self.target}/{OWN_NAME}", self.staging):
-            self._make_directories([path])
+            self._post_directories([path])
             if not _is_directory(self._attributes(path)):
                 raise TargetRefused(
                     f"{self.settings.outgoing.target_host}:{path}: cannot be made; "
                     "give the account the right to write in the target directory"
                 )
         self._refuse_the_spool()
+
+    def _post_directories(self, paths: Iterable[str]) -> None:
+        """Ask for directories, parents first; whether they are there is to be looked at."""
+        for path in paths:
+            self._client.post(Packet.MKDIR, _path(path) + _no_attributes, _ignore)
 
     def _refuse_the_spool(self) -> None:
         """Refuse the spool itself as the target, by whatever detour: a source would prove its own delivery."""
@@ -211,10 +223,11 @@ class Sftp(Transport):
                 f"{self.settings.outgoing.target_host}:{self.staging}: cannot be written in: {_said(*opened)}; "
                 "give the account the right to, or look whether the disk is full"
             )
-        self._client.call(CLOSE, opened.body)
         is_here = os.path.lexists(self.spool.directory / OWN_NAME / self.settings.name / marker)
-        self._client.call(Packet.REMOVE, path)
+        self._client.post(CLOSE, opened.body, _ignore)
+        self._client.post(Packet.REMOVE, path, _ignore)
         if is_here:
+            self._client.settle()
             raise TargetRefused(
                 f"{self.settings.outgoing.target_host}:{self.target}: is the spool itself; "
                 "set another [outgoing] target_dir"
@@ -230,11 +243,6 @@ class Sftp(Transport):
             return None
         error = TargetRefused if refused and refused.code == Status.PERMISSION_DENIED else TargetDown
         raise error(f"{self.settings.outgoing.target_host}:{path}: {_said(*reply)}")
-
-    def _make_directories(self, paths: Iterable[str]) -> None:
-        for path in paths:
-            self._client.post(Packet.MKDIR, _path(path) + _no_attributes, _ignore)
-        self._client.settle()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -263,7 +271,7 @@ class Sftp(Transport):
         found: list[bytes] = []
         while (reply := self._client.call(Packet.READDIR, opened.body)).kind == Packet.NAME:
             found += wire.names(reply.body)
-        self._client.call(Packet.CLOSE, opened.body)
+        self._client.post(Packet.CLOSE, opened.body, _ignore)
         return found
 
     # -- send ----------------------------------------------------------------------------------------------
@@ -276,7 +284,7 @@ class Sftp(Transport):
         filling: list[_Upload] = []
         written: deque[_Upload] = deque()
         try:
-            for group in batches(units, AHEAD, AHEAD_BYTES):
+            for group in batches(units, self._ahead(), AHEAD_BYTES):
                 filling = opened
                 opened, failed = self._open_all(group)
                 written += map(self._fill, filling)
@@ -291,6 +299,10 @@ class Sftp(Transport):
         finally:
             for upload in (*filling, *opened):
                 upload.source.close()
+
+    def _ahead(self) -> int:
+        """Files to a group: the server holds those of two open, and a few more."""
+        return min(AHEAD, max(1, self._client.open_handles // 2 - 8))
 
     def _is_synced_at_once(self, units: Sequence[Unit]) -> bool:
         """Whether :meth:`verify` has all of them on disk by one call, as it pays for many small files."""
@@ -368,6 +380,27 @@ class Sftp(Transport):
             upload.error = error
 
     def _write_large(self, upload: _Upload) -> None:
+        if ranges.pays(self._round_trip, upload.unit.size):
+            self._write_ranges(upload)
+        else:
+            self._write_in_order(upload)
+        if upload.error:
+            self._client.post(CLOSE, upload.handle, upload.closed)
+            return
+        self._client.allow(self.settings.sftp.stall_timeout + upload.unit.size / SLOWEST_DISK)
+        self._client.write(*self._finishing(upload))
+
+    def _write_ranges(self, upload: _Upload) -> None:
+        path = self._staging + upload.unit.staged.encode()
+        journey = ranges.Upload(upload.source, path, self.tick)
+        journey.send(self._client, upload.handle, self._siblings)
+        try:
+            upload.error = journey.error
+            upload.sent = upload.source.finish()
+        except UnitError as error:
+            upload.error = error
+
+    def _write_in_order(self, upload: _Upload) -> None:
         offset = 0
         try:
             for chunk in upload.source.chunks(bytearray(self._client.write_length)):
@@ -382,11 +415,6 @@ class Sftp(Transport):
                 upload.sent = upload.source.finish()
         except UnitError as error:
             upload.error = error
-        if upload.error:
-            self._client.post(CLOSE, upload.handle, upload.closed)
-            return
-        self._client.allow(self.settings.sftp.stall_timeout + upload.unit.size / SLOWEST_DISK)
-        self._client.write(*self._finishing(upload))
 
     def _finishing(self, upload: _Upload) -> list[bytes]:
         """Set its times, have it on disk, close it."""
@@ -528,7 +556,7 @@ class Sftp(Transport):
 
     def publish(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         """Rename into place, all at once; then have the names on disk."""
-        broken = self._make_parents({_directory(unit) for unit in units})
+        broken, changed = self._make_parents({_directory(unit) for unit in units})
         ready: list[Unit] = []
         for unit in units:
             if error := broken.get(_directory(unit)):
@@ -536,7 +564,7 @@ class Sftp(Transport):
             else:
                 ready.append(unit)
         refused = self._rename(ready)
-        self._sync({_directory(unit) for unit in ready if unit not in refused})
+        self._sync(changed | {_directory(unit) for unit in ready if unit not in refused})
         for unit, found in self._look([(unit, self._final(unit)) for unit in refused]):
             error = _why_not_renamed(refused[unit], found, replaces=self.may_replace(unit))
             yield Outcome(unit, self._full() if error.retry and self._is_full(unit) else error)
@@ -573,8 +601,10 @@ class Sftp(Transport):
         """Those whose name is taken: a server that is not OpenSSH's may replace files by a plain RENAME."""
         return {unit for unit, found in self._look([(unit, self._final(unit)) for unit in units]) if found}
 
-    def _make_parents(self, directories: Iterable[str]) -> dict[str, UnitError]:
+    def _make_parents(self, directories: Iterable[str]) -> tuple[dict[str, UnitError], set[str]]:
         """Make the directories that the units lie in; gives the error of each that cannot be had.
+
+        And those that have to be put on disk, since something was made in them.
 
         They are looked at each time: nothing is to be made or published through a link that took one's place.
         """
@@ -588,8 +618,9 @@ class Sftp(Transport):
                 broken[path] = _no_directory()
         new = [path for path in new if not _first(broken, _parents(path))]
         broken |= self._make(new)
-        self._sync({path.rpartition("/")[0] for path in new if path not in broken})
-        return {path: error for path in directories if (error := _first(broken, (*_parents(path), path)))}
+        changed = {path.rpartition("/")[0] for path in new if path not in broken}
+        lost = {path: error for path in directories if (error := _first(broken, (*_parents(path), path)))}
+        return lost, changed
 
     def _make(self, directories: Sequence[str]) -> dict[str, UnitError]:
         refused: dict[str, wire.Refusal] = {}

@@ -8,6 +8,7 @@ never waits for replies to be read as long as few enough are outstanding: their 
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
@@ -15,12 +16,16 @@ from typing import NamedTuple
 from mistamover.errors import TargetDown, TargetRefused
 from mistamover.transports.ssh import MOST_BUFFERS, Channel
 
-IN_FLIGHT = 512
+IN_FLIGHT = 4096
+"""Requests without a reply: as many as fill a long line with small ones; all their replies fit into a window."""
 TOGETHER = 2**16
 """Bytes of requests that are sent at once: each write wakes two programs and makes a packet of its own."""
 LONGEST_REPLY = 2**20
 SAFE_LENGTH = 32768
 """Bytes of data in one READ or WRITE that every server takes (draft 02, section 3)."""
+
+SAFE_HANDLES = 256
+"""Files that may be open at the same time, where the server does not say."""
 
 Then = Callable[[int, bytes], None]
 """Takes the type of a reply and its body, without the request's number."""
@@ -199,7 +204,7 @@ class SftpClient:
         self._unsent_size = 0
         self._received = b""
         self.extensions = self._greet()
-        self.read_length, self.write_length = self._limits()
+        self.read_length, self.write_length, self.open_handles = self._limits()
 
     # -- requests ----------------------------------------------------------------------------------------
 
@@ -312,15 +317,22 @@ class SftpClient:
         self._received = received[4 + length :]
         return frozenset(_extension_names(body[4:]))
 
-    def _limits(self) -> tuple[int, int]:
-        """The longest READ and WRITE that the server takes (limits@openssh.com)."""
+    def round_trip(self) -> float:
+        """Seconds that the server's answer to the least of questions takes."""
+        began = time.monotonic()
+        self.call(Packet.LSTAT, string(b"/"))
+        return time.monotonic() - began
+
+    def _limits(self) -> tuple[int, int, int]:
+        """The longest READ and WRITE that the server takes, and its open handles (limits@openssh.com)."""
+        usual = SAFE_LENGTH, SAFE_LENGTH, SAFE_HANDLES
         if "limits@openssh.com" not in self.extensions:
-            return SAFE_LENGTH, SAFE_LENGTH
+            return usual
         reply = self.call(Packet.EXTENDED, string(b"limits@openssh.com"))
         if reply.kind != Packet.EXTENDED_REPLY:
-            return SAFE_LENGTH, SAFE_LENGTH
-        _, read, write, _ = _numbers(reply.body, 4)
-        return min(read or SAFE_LENGTH, 2**18), min(write or SAFE_LENGTH, 2**18)
+            return usual
+        _, read, write, handles = _numbers(reply.body, 4)
+        return min(read or SAFE_LENGTH, 2**18), min(write or SAFE_LENGTH, 2**18), handles or SAFE_HANDLES
 
     def space(self, path: bytes) -> Space | None:
         """Free space at ``path``; None where the server does not tell."""

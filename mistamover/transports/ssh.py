@@ -76,6 +76,13 @@ class Connection(ABC):
     def command(self, line: str) -> Channel:
         """Run a command in the account's shell."""
 
+    def keep_to_itself(self) -> None:  # noqa: B027 - nothing to do where none is shared
+        """Have no other lane share this connection."""
+
+    def sibling(self) -> Connection | None:
+        """Another connection to the same place, which nobody shares; None where there should be no more."""
+        return None
+
     @abstractmethod
     def abort(self) -> None:
         """Cut the connection, from another thread: whoever uses it right now gets ``TargetDown``."""
@@ -106,6 +113,8 @@ class _LogIn:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.users = 1
+        self.is_private = False
+        """Whether it is for one lane alone: on a long line, each connection carries only so much."""
         self.directory = _private_directory(settings)
         self.carrier: PipeChannel | None = None
 
@@ -141,17 +150,32 @@ class OpenSsh(Connection):
     _log_ins: ClassVar[list[_LogIn]] = []
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, log_in: _LogIn | None = None) -> None:
         if not shutil.which("ssh"):
             raise TargetRefused("no ssh program is installed; install OpenSSH, or set [sftp] connector = paramiko")
         self._channels: list[PipeChannel] = []
-        self._log_in = self._join(settings)
+        self._log_in = log_in or self._join(settings)
+
+    def sibling(self) -> Connection | None:
+        """A log-in of its own, while there are fewer of them than ``[outgoing] lanes``."""
+        settings = self._log_in.settings
+        with self._lock:
+            if sum(one.settings is settings for one in self._log_ins) >= settings.outgoing.lanes:
+                return None
+            self._log_ins.append(log_in := _LogIn(settings))
+            log_in.is_private = True
+        return OpenSsh(settings, log_in)
+
+    def keep_to_itself(self) -> None:
+        """Have no other lane share this log-in."""
+        self._log_in.is_private = True
 
     @classmethod
     def _join(cls, settings: Settings) -> _LogIn:
         with cls._lock:
             for one in cls._log_ins:
-                if one.settings is settings and one.users < LANES_PER_LOG_IN and one.is_alive:
+                may_join = one.users < LANES_PER_LOG_IN and not one.is_private
+                if one.settings is settings and may_join and one.is_alive:
                     one.users += 1
                     return one
             cls._log_ins.append(_LogIn(settings))

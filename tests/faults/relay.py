@@ -46,6 +46,7 @@ class Relay:
     """Bytes a second, there; may be changed at any time."""
     host: str = "127.0.0.1"
     connections: int = 0
+    cuts: int = 0
     carried: int = 0
     """Bytes that went there."""
 
@@ -77,6 +78,7 @@ class Relay:
         """One thread for both directions, so that closing a socket takes effect at once."""
         with near, suppress(OSError), socket.create_connection((self.host, self.port)) as far:
             cut = self._pass_on(near, far, fault)
+            self.cuts += cut is not None
             if cut is Cut.STALL:
                 self._closed.wait()
             if cut is Cut.RESET:
