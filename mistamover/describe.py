@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from mistamover.options import SECTIONS, as_text, has_default, kind
+from mistamover.options import PROTOCOLS, SECTIONS, as_text, has_default, kind
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -24,9 +24,7 @@ def sample_global() -> str:
 
 def sample_stream() -> str:
     """Return a stream file with every option of a stream; what has to be edited is set."""
-    return _sample(
-        _STREAM_HEAD, ("data_stream", "incoming", "outgoing", "sftp", "rsync_ssh", "rsync_native", "ftp", "ftps")
-    )
+    return _sample(_STREAM_HEAD, ("data_stream", "incoming", "outgoing", *PROTOCOLS))
 
 
 def _sample(head: str, sections: Iterable[str]) -> str:

@@ -7,7 +7,6 @@ Parsing (:mod:`mistamover.config`), the samples in ``conf/`` and the page in ``d
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
@@ -29,7 +28,7 @@ from mistamover.unit import OWN_PLACES
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-BUILT_IN = ("local", "sftp", "rsync_ssh", "rsync_native", "ftp", "ftps")
+BUILT_IN = ("local", "sftp")
 ENTRY_POINTS = "mistamover.transports"
 
 
@@ -106,18 +105,6 @@ def _patterns(text: str) -> tuple[str, ...]:
     return patterns
 
 
-def _target_path(text: str) -> Path:
-    ini.absolute_path(f"/{text}")
-    return Path(text)
-
-
-def _shell_words(text: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(text))
-    except ValueError as error:
-        raise ValueError(f"{shown(text)} cannot be split into words: {error}") from None
-
-
 Seconds = Annotated[
     float,
     Kind("seconds", "a time in seconds or with a unit (30s, 2m, 1h, 1d)"),
@@ -136,11 +123,7 @@ Patterns = Annotated[
     Kind("patterns", "patterns of names such as *.tmp, parted by blanks or commas"),
     from_text(_patterns),
 ]
-Words = Annotated[
-    tuple[str, ...], Kind("words", "words, quoted as in a shell where they hold blanks"), from_text(_shell_words)
-]
 AbsolutePath = Annotated[Path, Kind("absolute path", "an absolute path"), from_text(ini.absolute_path)]
-TargetPath = Annotated[Path, Kind("absolute path", "an absolute path"), from_text(_target_path)]
 HomePath = Annotated[Path, Kind("absolute path or ~/path", "an absolute path or ~/path"), from_text(ini.home_path)]
 FileName = Annotated[str, Kind("file name", "a file name without /"), from_text(ini.file_name)]
 Secret = Annotated[SecretStr, Kind("secret", "one line of UTF-8 text"), from_text(ini.line)]
@@ -250,9 +233,8 @@ class Outgoing(Section):
         description="The host that receives the units; compulsory for all but local.",
         examples=["archive.example.org"],
     )
-    target_dir: TargetPath = Field(
-        description="The directory at the target under which the units get their final names. For rsync_native it "
-        "begins with the daemon's module.",
+    target_dir: AbsolutePath = Field(
+        description="The directory at the target under which the units get their final names.",
         examples=["/data/incoming"],
     )
     create_target: Flag = Field(
@@ -334,53 +316,6 @@ class Sftp(SshLogIn, PasswordLogIn):
     )
 
 
-class Rsync(LogIn):
-    """What both ways to use rsync have."""
-
-    bandwidth_limit: Size | None = Field(
-        None, description="The most bytes that one lane sends in a second; without it, as many as can go."
-    )
-    compress: Flag = Field(False, description="Compress what is sent: for slow lines and text.")
-    extra_options: Words = Field(
-        (),
-        description="More options for rsync, quoted as in a shell; none that would break a promise.",
-    )
-
-
-class RsyncSsh(SshLogIn, Rsync):
-    """How to run rsync over ssh where transfer_protocol is rsync_ssh."""
-
-    cmd: Words = Field(
-        ("rsync",),
-        description="The rsync program with options, quoted as in a shell; -e 'ssh ...' gives ssh options.",
-    )
-
-
-class RsyncNative(PasswordLogIn, Rsync):
-    """How to reach an rsync daemon where transfer_protocol is rsync_native; target_dir begins with the module."""
-
-    cmd: Words = Field(("rsync",), description="The rsync program with options, quoted as in a shell.")
-
-
-class Ftp(PasswordLogIn):
-    """How to log in where transfer_protocol is ftp. The password crosses the network in the clear."""
-
-    staging_dir: FileName = Field(
-        ".mistamover",
-        description="The directory below target_dir for what is not yet proven; for servers that hide or refuse "
-        "names with a dot.",
-    )
-
-
-class Ftps(Ftp):
-    """How to log in where transfer_protocol is ftps: FTP within TLS, with the server's certificate verified."""
-
-    implicit: Flag = Field(False, description="Speak TLS from the first byte, usually on port 990.")
-    ca_file: HomePath | None = Field(
-        None, description="The certificates (PEM) that are trusted; without it, those of the system."
-    )
-
-
 class Logging(Section):
     """What is written down for people."""
 
@@ -403,10 +338,6 @@ class Settings(BaseModel):
     incoming: Incoming
     outgoing: Outgoing
     sftp: Sftp
-    rsync_ssh: RsyncSsh
-    rsync_native: RsyncNative
-    ftp: Ftp
-    ftps: Ftps
     logging: Logging
 
     @property
