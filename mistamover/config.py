@@ -7,6 +7,7 @@ import re
 import shlex
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,10 +55,19 @@ def find_global(explicit: Path | None) -> Path | None:
     return next((path for path in found if os.path.exists(path)), None)
 
 
-def load(stream_file: Path, global_file: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """Return the settings of a stream; raise ConfigError with all that is wrong in both files."""
+def load(
+    stream_file: Path,
+    global_file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    only_record: bool = False,
+) -> Settings:
+    """Return the settings of a stream; raise ConfigError with all that is wrong in both files.
+
+    ``only_record``: for a command that only deals with the record; what a log-in or the log lacks is not told.
+    """
     draft = Draft(stream_file, global_file, os.environ if environ is None else environ)
-    settings = draft.settings()
+    settings = draft.settings(only_record=only_record)
     if settings is None or draft.findings:
         raise ConfigError(draft.lines())
     return settings
@@ -99,9 +109,9 @@ class Draft:
             self.findings,
             key=lambda one: (ranks.get(one.place.source, len(ranks)), one.place.line, one.place.source),
         )
-        return list(dict.fromkeys(str(finding) for finding in ordered))
+        return list(dict.fromkeys(ini.told(ordered)))
 
-    def settings(self) -> Settings | None:
+    def settings(self, *, only_record: bool) -> Settings | None:
         """Return the settings, or None where a finding says why there are none."""
         self._gather()
         if not self.readable:
@@ -110,6 +120,11 @@ class Draft:
         settings = self._validated()
         for check in CHECKS:
             check(self)
+        needed = list(self.findings)
+        for check in CHECKS_TO_RUN:  # made in any case: they take the password, which is to be shown nowhere
+            check(self)
+        if only_record:
+            self.findings = needed
         if settings is None:
             return None
         protocol = settings.outgoing.transfer_protocol
@@ -130,14 +145,14 @@ class Draft:
         for section, line in document.sections.items():
             if section not in SECTIONS:
                 place = Place(document.source, line)
-                self.findings.append(Finding(place, _unknown_section(section), section))
+                self.findings.append(Finding(place, partial(_unknown_section, section), section))
 
     def _take(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             if entry.key in OPTIONS:
                 self._take_known(entry)
             elif entry.section in SECTIONS:
-                self.findings.append(entry.finding(_unknown_option(*entry.key)))
+                self.findings.append(entry.finding(partial(_unknown_option, *entry.key)))
             elif not entry.place.line:
                 self.findings.append(entry.finding(_unknown_section(entry.section)))
 
@@ -270,14 +285,6 @@ def _check_host(draft: Draft) -> None:
         draft.report(key, f"missing, but compulsory for {_protocol(draft)}; give the name or the address of a host")
 
 
-def _check_target_dir(draft: Draft) -> None:
-    key = "outgoing", "target_dir"
-    path = draft.values[key]
-    if path is not None and not path.is_absolute() and _protocol(draft) != "rsync_native":
-        draft.report(key, f"{shown(str(path))} is relative; give an absolute path, beginning with /")
-        draft.values[key] = None
-
-
 def _check_places(draft: Draft) -> None:
     """Find directories that lie in each other, where what is written would be moved again."""
     spool = draft.values[_SPOOL]
@@ -352,7 +359,7 @@ def _check_log_in(draft: Draft) -> None:
 def _check_files(draft: Draft) -> None:
     """Find files that are named but not there, and keys that others may read."""
     protocol = _protocol(draft)
-    for option in ("key_file", "known_hosts", "ca_file"):
+    for option in ("key_file", "known_hosts"):
         path = draft.values[protocol, option] if _has(draft, option) else None
         if path is not None and not os.path.isfile(path):
             draft.report((protocol, option), f"there is no file {shown(str(path))}; give one that exists")
@@ -390,8 +397,9 @@ def _check_password_file(draft: Draft) -> None:
 
 CHECKS: tuple[Callable[[Draft], None], ...] = (
     _check_host,
-    _check_target_dir,
     _check_places,
+)
+CHECKS_TO_RUN: tuple[Callable[[Draft], None], ...] = (
     _check_log_dir,
     _check_modes,
     _check_log_in,

@@ -12,6 +12,7 @@ import re
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 from pydantic import BeforeValidator
@@ -23,7 +24,8 @@ LARGEST_FILE = 1 << 20
 LONGEST_VALUE = 1 << 16
 LONGEST_TIME = 3650 * 86400
 _TOP = "\0top"
-_REFERENCE = re.compile(r"\$\(([^()\n]*:[^()\n]*|)\)")
+_OPTION = re.compile(r"\s*[^\s=:][^=:]*[=:]")
+_REFERENCE = re.compile(r"\$\(([^():\n]*:[^()\n]*|)\)")
 
 
 # What is wrong, and where
@@ -40,7 +42,11 @@ LONGEST_SHOWN = 240
 
 def shown(text: str) -> str:
     """Return a value as a message quotes it."""
-    return repr(text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "...")
+    return repr(_short(text))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -63,18 +69,34 @@ class Place:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, where it is, and what would be right."""
+    """One thing that is wrong, where it is, and what would be right.
+
+    A text that takes long to find may be given as a function, which is called for those that are told.
+    """
 
     place: Place
-    text: str
+    text: str | Callable[[], str]
     section: str = ""
     option: str = ""
 
     def __str__(self) -> str:
-        parts = [f"[{plain(self.section)}]"] if self.section else []
-        parts += [plain(self.option)] if self.option else []
+        parts = [f"[{plain(_short(self.section))}]"] if self.section else []
+        parts += [plain(_short(self.option))] if self.option else []
         subject = f"{' '.join(parts)}: " if parts else ""
-        return f"{self.place}: {subject}{self.text}"
+        return f"{self.place}: {subject}{self.text if isinstance(self.text, str) else self.text()}"
+
+
+MOST_FINDINGS = 100
+"""Of each file, that are told: more than anybody mends before the next look."""
+
+
+def told(findings: Iterable[Finding]) -> Iterator[str]:
+    """Yield findings, which are in order, as lines: the first ones of each file, and how many more there are."""
+    for source, group in groupby(findings, key=lambda one: one.place.source):
+        lines = list(group)
+        yield from map(str, lines[:MOST_FINDINGS])
+        if len(lines) > MOST_FINDINGS:
+            yield f"{plain(source)}: and {len(lines) - MOST_FINDINGS:,} more"
 
 
 # Files
@@ -134,7 +156,7 @@ class Entry:
         """The option's section and name."""
         return self.section, self.option
 
-    def finding(self, text: str) -> Finding:
+    def finding(self, text: str | Callable[[], str]) -> Finding:
         """Return a finding about this option."""
         return Finding(self.place, text, self.section, self.option)
 
@@ -156,8 +178,13 @@ class Document:
 
 
 class _Parser(configparser.RawConfigParser):
-    """Names each option by its line as well, so that it neither hides another nor loses its place."""
+    """Names each option by its line as well, so that it neither hides another nor loses its place.
 
+    It takes every line for an option: its own list of those that are none grows with the square of their number.
+    """
+
+    OPTCRE = re.compile(r"(?P<option>[^=:]+|[=:])(?P<vi>[=:]?)\s*(?P<value>.*)$")
+    """Also without the doubled loop of configparser's own, which takes hours for a line of many blanks."""
     line = 0
 
     def __init__(self) -> None:
@@ -189,22 +216,21 @@ def read(path: Path) -> Document:
 
 def _parse(document: Document, text: str) -> None:
     parser = _Parser()
-    try:
-        parser.read_file(parser.counted(text))
-    except configparser.ParsingError as error:
-        # its line numbers count the line that `counted` puts first
-        for line in {number - 1 for number, _ in error.errors}:
-            document.report(line, "is no option; write option = value, [section] or # comment")
-    _note_sections(document, text, parser.sections())
+    parser.read_file(parser.counted(text))
+    lines = list(io.StringIO(text, newline=None))
+    _note_sections(document, lines, set(parser.sections()))
     for section in parser.sections():
         for tagged, value in parser.items(section, raw=True):
             number, _, option = tagged.partition(" ")
-            document.entries.append(Entry(section, option, value, Place(document.source, int(number))))
+            if _OPTION.match(lines[int(number) - 1]):
+                document.entries.append(Entry(section, option, value, Place(document.source, int(number))))
+            else:
+                document.report(int(number), "is no option; write option = value, [section] or # comment")
     _judge_entries(document)
 
 
-def _note_sections(document: Document, text: str, known: Collection[str]) -> None:
-    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+def _note_sections(document: Document, lines: Iterable[str], known: Collection[str]) -> None:
+    for number, line in enumerate(lines, start=1):
         header = _Parser.SECTCRE.match(line.strip())
         if not header or header["header"] not in known:
             continue
@@ -223,8 +249,6 @@ def _judge_entries(document: Document) -> None:
         line = entry.place.line
         if entry.section == _TOP:
             document.report(line, "stands above the first section; put a [section] line above it")
-        elif not entry.option:
-            document.report(line, "no option is named; write option = value", entry.section)
         elif (earlier := first.setdefault(entry.key, entry)) is not entry:
             text = f"given twice, first in line {earlier.place.line}; keep one of them"
             document.findings.append(entry.finding(text))

@@ -283,16 +283,33 @@ def _with_schema(db: sqlite3.Connection) -> sqlite3.Connection:
     return db
 
 
+_UNANSWERED = """ AND NOT EXISTS (
+    SELECT 1 FROM delivery AS later
+    WHERE later.path = delivery.path AND later.target = delivery.target AND later.state <> 'removed'
+    AND later.id > delivery.id)"""
+
+
 def entries(
-    path: Path, *, states: Iterable[State] = (), since: float = 0.0, record: int | None = None
+    path: Path,
+    *,
+    states: Iterable[State] = (),
+    since: float = 0.0,
+    record: int | None = None,
+    unanswered: bool = False,
 ) -> Iterator[Entry]:
-    """Read a ledger without holding it, oldest change first: all, or those in ``states``, or one ``record``."""
+    """Read a ledger without holding it, oldest change first: all, or those in ``states``, or one ``record``.
+
+    ``unanswered``: without those of a path of which something else was recorded since. In a mirror that was the
+    same file, or a newer one in its place; what a move had set aside still lies there.
+    """
     wanted = tuple(states)
     where = "changed >= ?" + (f" AND state IN ({','.join('?' * len(wanted))})" if wanted else "")
     values: list[object] = [since, *wanted]
     if record is not None:
         where += " AND id = ?"
         values.append(record)
+    if unanswered:
+        where += _UNANSWERED
     try:
         if (db := _open_to_read(path)) is None:
             return

@@ -109,17 +109,20 @@ class Summary:
     """Why the target could not be used."""
     is_paused: bool = False
     is_interrupted: bool = False
+    is_ended: bool = False
+    """Whether it is of a run that has no end of its own and was ended as such a run is meant to be."""
 
     @property
     def unfinished(self) -> int:
-        """Units that failed, wait, changed, or are set aside."""
-        kinds = (Kind.WAITING, Kind.CHANGED, Kind.QUARANTINED, Kind.NOT_REMOVED, Kind.SETTLING)
-        return sum(self.counts[kind] for kind in kinds)
+        """Units that failed, wait, or are set aside; and those that start again, unless the next run has them."""
+        kinds = (Kind.WAITING, Kind.QUARANTINED, Kind.NOT_REMOVED)
+        again = () if self.is_ended else (Kind.CHANGED, Kind.SETTLING)
+        return sum(self.counts[kind] for kind in (*kinds, *again))
 
     @property
     def exit(self) -> Exit:
         """What the command line answers."""
-        if self.is_interrupted:
+        if self.is_interrupted and not self.is_ended:
             return Exit.INTERRUPTED
         if self.error is not None:
             return self.error.exit
@@ -133,10 +136,13 @@ class Stop:
 
     def __init__(self) -> None:
         self.is_asked = False
+        self.is_regular = False
+        """Whether that is how a run is ended that has no end of its own."""
         self._bell: SimpleQueue[None] = SimpleQueue()
 
-    def ask(self) -> None:
+    def ask(self, *, is_regular: bool = False) -> None:
         """Have the stream finish or park what is on its way, and end."""
+        self.is_regular = is_regular
         self.is_asked = True
         self._bell.put(None)
 

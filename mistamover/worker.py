@@ -82,6 +82,8 @@ class Worker:
         self._report = report
         self._stream: Stream | None = None
         self._is_passing = False
+        self._is_paused = False
+        """Whether the last pass was, and nothing has happened since."""
         self._news = News()
         self._tells_units = log.tells_units
         self._is_mirror = settings.outgoing.transfer_mode == "mirror"
@@ -123,7 +125,7 @@ class Worker:
                 # The disk may be full, or not mounted for now; nothing was moved without a record.
                 self._tell_trouble(str(error))
                 self.stop.wait(self._growing_wait())
-        self.total.is_interrupted = True
+        self.total.is_interrupted, self.total.is_ended = True, self.stop.is_regular
 
     def _opened(self) -> Stream:
         stream = Stream(self.settings, self._hear, self.stop)
@@ -142,8 +144,20 @@ class Worker:
             self._is_passing = False
             self.total = self._added(stream.summary)
         self._news.turn(is_whole=summary.error is None and not summary.is_paused)
+        self._note_pause(summary)
         self._tell_pass(summary, patient=patient)
         return summary
+
+    def _note_pause(self, summary: Summary) -> None:
+        if summary.is_paused:
+            self._is_paused = True
+        elif self._is_paused and summary.error is None and not summary.is_interrupted:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._is_paused = False
+        self._news.forget(Kind.PAUSED)
+        self.log.tell(INFO, "goes on")
 
     def _added(self, summary: Summary) -> Summary:
         """The total with one more pass: what was done is added up, how things stand is as the last one found it."""
@@ -203,6 +217,8 @@ class Worker:
         """Pass an event on. Comes twice for each unit, so what nobody wants has to cost nothing."""
         kind = event.kind
         if kind is Kind.DELIVERED:
+            if self._is_paused:
+                self._go_on()
             if self._tells_units:
                 self.log.unit(_delivery(event, self.settings.outgoing.checksum))
         elif kind is not Kind.REMOVED and kind is not Kind.UNCHANGED and not self._write_down(event):
@@ -286,6 +302,11 @@ class News:
         self._now.add(told)
         return is_new
 
+    def forget(self, kind: Kind) -> None:
+        """What is of this kind has ended: should it come again, it is new."""
+        self._now = {event for event in self._now if event.kind is not kind}
+        self._before = {event for event in self._before if event.kind is not kind}
+
     def turn(self, *, is_whole: bool) -> None:
         """A pass has ended. What it did not find has ended too, if it saw the whole spool."""
         self._before = self._now if is_whole else self._before | self._now
@@ -323,14 +344,17 @@ def run(
 
 
 def stop_on_signals(stop: Stop) -> None:
-    """Have TERM and INT ask for a stop. Main thread only."""
+    """Have TERM and INT ask for a stop. Main thread only.
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
+    TERM is how service managers end what runs for ever: that is no interruption.
+    """
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
         if stop.is_asked:
             # The second one means at once. Every step can be repeated after a crash, so nothing is lost:
             # the next pass finds what this one left, and what it left staged is swept away.
             os._exit(Exit.INTERRUPTED)
-        stop.ask()
+        stop.ask(is_regular=number == signal.SIGTERM)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)

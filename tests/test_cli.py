@@ -325,8 +325,8 @@ def test_a_stop_file_is_5(local: Local) -> None:
     assert local.once().code == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_polling_run_ends_by_a_signal(local: Local, number: int) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_polling_run_ends_by_a_signal(local: Local, number: int, code: int) -> None:
     polling = local.start("run", local.ini)
     for name in ("a", "b"):
         local.put(name)
@@ -334,9 +334,57 @@ def test_a_polling_run_ends_by_a_signal(local: Local, number: int) -> None:
     wait_for(lambda: not local.names(local.spool), "the removal")
     polling.send_signal(number)
     result = ended(polling)
-    assert result.code == 130
+    assert result.code == code
     assert result.out.startswith("moved 2 files, 20 bytes in ")
     assert "Traceback" not in result.err
+
+
+def test_term_ends_a_polling_run_with_the_code_of_how_things_stand(local: Local) -> None:
+    local.put("a", b"ours")
+    local.put("a", b"theirs", at=local.target)
+    polling = local.start("run", "--json", local.ini)
+    wait_for(lambda: not local.names(local.spool), "the unit to be set aside")
+    local.put("b")
+    wait_for(lambda: (local.target / "b").exists(), "another pass")
+    polling.terminate()
+    result = ended(polling)
+    assert (result.code, objects(result.out)[-1]["exit"]) == (1, 1)
+
+
+def test_term_parks_what_a_polling_run_has_on_its_way_and_that_is_no_fault(local: Local) -> None:
+    local.configure("stop_timeout = 0")
+    big = local.put("big", b"")
+    os.truncate(big, 64 * 2**30)  # sparse: no disk could take it in the time of this test
+    process = local.start("run", local.ini)
+    wait_for(lambda: any(path.stat().st_size for path in staged(local)), "the first bytes")
+    process.terminate()
+    result = ended(process)
+    assert (result.code, result.out) == (0, "1 of 1 file not delivered\n")
+    assert big.stat().st_size == 64 * 2**30
+    assert (local.names(local.target), staged(local)) == (set(), [])
+
+
+@pytest.mark.parametrize("at_target", [False, True], ids=["spool", "target"])
+def test_a_polling_run_says_when_it_goes_on(local: Local, at_target: bool) -> None:
+    local.configure("stop_file_poll_interval = 0.05")
+    stop = (local.target if at_target else local.spool) / ".stop"
+    stop.touch()
+    local.put("a")
+    with (local.top / "log").open("wb") as log:
+        polling = local.start("run", local.ini, stderr=log.fileno())
+    text = (local.top / "log").read_text
+    for number in (1, 2):
+        wait_for(lambda number=number: text().count("paused by") == number, "the pause")  # type: ignore[misc]
+        stop.unlink()
+        wait_for(lambda number=number: text().count(": goes on\n") == number, "the line")  # type: ignore[misc]
+        wait_for(lambda: not local.names(local.spool), "the unit")
+        stop.touch()
+        local.put("b")
+    polling.terminate()
+    assert ended(polling).code in (0, 5)
+    said = [line.partition("stream x: ")[2] for line in text().splitlines()]
+    assert said[2] == "goes on", "it is said before what follows from it"
+    assert said[3].startswith("moved 1 file, ")
 
 
 def staged(local: Local) -> list[Path]:

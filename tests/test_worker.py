@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mistamover import config, worker
-from mistamover.errors import Exit, Held, LedgerError, SpoolError, TargetDown, TargetRefused
+from mistamover.errors import Exit, Held, LedgerError, MistamoverError, SpoolError, TargetDown, TargetRefused
 from mistamover.lane import Lane
 from mistamover.log import Log
 from mistamover.options import Settings
@@ -249,6 +249,31 @@ def test_news() -> None:
     assert a_pass(link, down, is_whole=False) == [down]
     assert a_pass() == []
     assert a_pass(link) == [link]
+
+
+def test_news_that_are_forgotten_come_again() -> None:
+    news = News()
+    paused, link = Event(Kind.PAUSED, reason="paused"), Event(Kind.SKIPPED, "link", "is a link")
+    assert news.is_new(paused)
+    assert news.is_new(link)
+    news.turn(is_whole=False)
+    news.forget(Kind.PAUSED)
+    assert news.is_new(paused)
+    assert not news.is_new(link)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"), [(None, ["goes on"]), (TargetDown("down"), []), (TargetRefused("no"), [])]
+)
+def test_that_it_goes_on_is_said_when_that_is_certain(
+    local: Local, capsys: pytest.CaptureFixture[str], error: MistamoverError | None, says: list[str]
+) -> None:
+    with made(local) as it:
+        it._note_pause(Summary(is_paused=True))
+        it._note_pause(Summary(is_interrupted=True))
+        it._note_pause(Summary(error=error))
+        it._note_pause(Summary(error=error))
+    assert [line.partition("stream x: ")[2] for line in capsys.readouterr().err.splitlines()] == says
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,19 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def stream_command(function: Callable[..., int]) -> Callable[..., int]:
     """A command about one stream: STREAM.ini, --config and --debug, and its errors as lines for a person."""
+    return _command(function, only_record=False)
 
+
+def record_command(function: Callable[..., int]) -> Callable[..., int]:
+    """The same, where it only deals with the stream's record: nothing that a log-in needs has to be there."""
+    return _command(function, only_record=True)
+
+
+def _command(function: Callable[..., int], *, only_record: bool) -> Callable[..., int]:
     @wraps(function)
     def guarded(stream_file: Path, global_file: Path | None, *, debug: bool, **options: Any) -> int:
         try:
-            settings = load(stream_file, global_file)
+            settings = load(stream_file, global_file, only_record=only_record)
             if wants_debug:
                 options["debug"] = debug
             return function(settings, **options)
@@ -58,14 +66,14 @@ _CONFIG = click.option(
 _DEBUG = click.option("--debug", is_flag=True, help="Show tracebacks, and what libraries log.")
 
 
-def load(stream_file: Path, global_file: Path | None) -> Settings:
+def load(stream_file: Path, global_file: Path | None, *, only_record: bool) -> Settings:
     """The settings of a stream; from here on its secrets are shown nowhere."""
-    from mistamover import config, log
+    from mistamover import config, log, options
 
-    settings = config.load(stream_file, config.find_global(global_file))
-    password = getattr(settings.log_in, "password", None)
-    if password is not None:
-        log.hide(password.get_secret_value())
+    settings = config.load(stream_file, config.find_global(global_file), only_record=only_record)
+    for section, option in options.SECRETS:
+        if (secret := getattr(getattr(settings, section), option)) is not None:
+            log.hide(secret.get_secret_value())
     return settings
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mistamover.cli.common import stream_command
+from mistamover.cli.common import record_command
 from mistamover.cli.help import Command
 from mistamover.errors import Exit
 
@@ -58,7 +58,7 @@ class Since(click.ParamType[float]):
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each row.")
 @click.option("-v", "--verbose", is_flag=True, help="Whole digests.")
-@stream_command
+@record_command
 def history(
     settings: Settings, *, failed: bool, since: float, limit: int | None, as_json: bool, verbose: bool
 ) -> int:
@@ -80,7 +80,8 @@ def history(
     if not path.exists():
         return _say_nothing(f"no record yet: nothing was delivered, and nothing failed ({path})", as_json=as_json)
     states = (State.WAITING, State.QUARANTINED) if failed else ()
-    found = entries(path, states=states, since=since)
+    is_mirror = settings.outgoing.transfer_mode == "mirror"
+    found = entries(path, states=states, since=since, unanswered=failed and is_mirror)
     if as_json:
         return _tell_lines(_last(found, limit or 0))
     most = LIMIT if limit is None else limit

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mistamover.cli.common import stream_command, tell_error
+from mistamover.cli.common import record_command, tell_error
 from mistamover.cli.help import Command, Group
 from mistamover.errors import Exit, UnitError
 
@@ -37,7 +37,7 @@ def quarantine() -> None:
 
 
 @quarantine.command("list", cls=Command, short_help="List what is in quarantine, and why.")
-@stream_command
+@record_command
 def list_(settings: Settings) -> int:
     """List the units of STREAM.ini that are in quarantine: number, time, path and reason.
 
@@ -68,7 +68,7 @@ _HEADS = ("number", "when", "path", "reason")
 
 
 @quarantine.command(cls=Command, short_help="Show all that is known of a unit in quarantine.")
-@stream_command
+@record_command
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True)
 def show(settings: Settings, *, paths: tuple[str, ...]) -> int:
     """Show all that is known of units in quarantine. PATH is a path in the spool, or the number of the list.
@@ -107,7 +107,7 @@ def _description(settings: Settings, entry: Entry) -> list[tuple[str, str]]:
 
 @quarantine.command(cls=Command, short_help="Give units back to their stream.")
 @click.option("--all", "is_all", is_flag=True, help="Release all that is in quarantine.")
-@stream_command
+@record_command
 @click.argument("paths", metavar="[PATH]…", nargs=-1)
 def release(settings: Settings, *, is_all: bool, paths: tuple[str, ...]) -> int:
     """Put units back into the spool, as if they had just appeared there. The stream must not run meanwhile.
@@ -196,9 +196,25 @@ def _entries(settings: Settings) -> list[Entry]:
     from mistamover.stream import state_directory, target_name
     from mistamover.unit import State
 
-    found = entries(state_directory(settings) / "ledger.sqlite", states=[State.QUARANTINED])
+    path, is_mirror = state_directory(settings) / "ledger.sqlite", _is_mirror(settings)
     target = target_name(settings)
-    return [entry for entry in found if entry.target == target]
+    found = [
+        entry for entry in entries(path, states=[State.QUARANTINED], unanswered=is_mirror) if entry.target == target
+    ]
+    return _unchanged(settings, found) if is_mirror and found else found
+
+
+def _unchanged(settings: Settings, found: Iterable[Entry]) -> list[Entry]:
+    """Those whose files are in the spool as they were: any other is sent, or gone, and waits for nobody."""
+    from mistamover.ledger import View
+    from mistamover.spool import Spool
+    from mistamover.stream import state_directory, target_name
+
+    with (
+        closing(View(state_directory(settings), target_name(settings))) as view,
+        closing(Spool(settings.data_stream.directory, mirror=True)) as spool,
+    ):
+        return [entry for entry in found if view.known(entry.id) == (entry.path, spool.identity(entry.path), False)]
 
 
 def _wanted(settings: Settings, paths: Sequence[str]) -> list[Entry]:

@@ -82,7 +82,7 @@ def test_a_stream_that_polls_goes_on_when_there_is_room_again(local: Rig, small_
     (disk / "filler").unlink()
     wait_for(lambda: len(local.oracle.delivered()) == 5, "the files to be delivered")
     process.terminate()
-    assert finished(process).code == 130
+    assert finished(process).code == 0
     local.oracle.check_delivered()
 
 

@@ -1,0 +1,147 @@
+"""What ``history`` and ``quarantine`` need, and what of the record still waits for a person."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.program import Local
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Local:
+    return Local(tmp_path)
+
+
+# -- what they need ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(local: Local) -> Local:
+    """A stream to another host with a unit in quarantine, which cannot log in any more."""
+    local.configure()
+    local.put("a", b"ours")
+    local.put("a", b"theirs", at=local.target)
+    assert local.once().code == 1
+    ledger = local.state / "x/ledger.sqlite"
+    assert ledger.exists()
+    _retarget(ledger)
+    local.ini.write_text(
+        f"[global]\nstate_dir = {local.state}\n"
+        f"[data_stream]\ndirectory = {local.spool}\n"
+        f"[outgoing]\ntransfer_protocol = sftp\ntarget_host = archive.invalid\ntarget_dir = /data\n"
+        f"[sftp]\nusername = mover\nkey_file = {local.top}/key\nknown_hosts = {local.top}/hosts\n"
+        f"password_file = {local.top}/password\n[logging]\nbase_log_dir = {local.top}/log\n"
+    )
+    return local
+
+
+def _retarget(ledger: Path) -> None:
+    db = sqlite3.connect(ledger)
+    with db:
+        db.execute("UPDATE delivery SET target = 'sftp://mover@archive.invalid/data'")
+    db.close()
+
+
+def test_the_record_is_shown_without_what_a_log_in_needs(elsewhere: Local) -> None:
+    refused = elsewhere.once()
+    assert refused.code == 2
+    assert all(what in refused.err for what in ("key_file", "known_hosts", "password_file", "base_log_dir"))
+    shown = elsewhere.run("history", "--json", elsewhere.ini)
+    assert (shown.code, shown.err) == (0, "")
+    assert [json.loads(line)["state"] for line in shown.lines] == ["quarantined"]
+
+
+def test_a_unit_is_released_without_what_a_log_in_needs(elsewhere: Local) -> None:
+    listed = elsewhere.run("quarantine", "list", elsewhere.ini)
+    assert (listed.code, len(listed.lines)) == (0, 2)
+    assert elsewhere.run("quarantine", "show", elsewhere.ini, "a").code == 0
+    released = elsewhere.run("quarantine", "release", elsewhere.ini, "a")
+    assert (released.code, released.out) == (0, "released: a\n")
+
+
+def test_what_names_the_record_has_to_be_right(elsewhere: Local) -> None:
+    elsewhere.ini.write_text(elsewhere.ini.read_text().replace("target_host = archive.invalid\n", "lanse = 1\n"))
+    for words in (["history"], ["quarantine", "list"]):
+        result = elsewhere.run(*words, elsewhere.ini)
+        assert result.code == 2
+        assert "target_host: missing" in result.err
+        assert "lanse: unknown option" in result.err
+
+
+def test_a_password_is_blotted_out_of_the_record_too(elsewhere: Local) -> None:
+    secret = elsewhere.put("password", b"xyzzy-plugh\n", at=elsewhere.top)
+    secret.chmod(0o644)
+    db = sqlite3.connect(elsewhere.state / "x/ledger.sqlite")
+    with db:
+        db.execute("UPDATE delivery SET reason = 'the server said xyzzy-plugh'")
+    db.close()
+    for words in (["history"], ["history", "--json"], ["quarantine", "list"]):
+        result = elsewhere.run(*words, elsewhere.ini)
+        assert result.code == 0
+        assert "the server said" in result.out
+        assert "xyzzy" not in result.out
+
+
+# -- what waits for a person -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mirror(local: Local) -> Local:
+    """A mirror that could not deliver ``a``."""
+    local.configure("transfer_mode = mirror")
+    local.put("a", b"ours")
+    (local.target / "a").mkdir()
+    assert local.once().code == 1
+    assert listed(local) == ["a"]
+    return local
+
+
+def listed(local: Local) -> list[str]:
+    result = local.run("quarantine", "list", local.ini)
+    assert result.code == 0
+    return [line.split()[3] for line in result.lines[1:]]
+
+
+def failed(local: Local) -> list[str]:
+    return [json.loads(line)["state"] for line in local.run("history", "--failed", "--json", local.ini).lines]
+
+
+def test_a_mirrored_unit_that_changed_or_was_delivered_waits_for_nobody(mirror: Local) -> None:
+    mirror.put("a", b"a newer version")
+    assert listed(mirror) == [], "the next pass takes it"
+    (mirror.target / "a").rmdir()
+    assert mirror.once().code == 0
+    assert listed(mirror) == []
+    assert failed(mirror) == []
+    assert "quarantined" in mirror.run("history", mirror.ini).out, "it was so, and history tells"
+
+
+def test_a_mirrored_unit_is_listed_as_it_failed_last(mirror: Local) -> None:
+    mirror.put("a", b"a newer version, no better")
+    assert mirror.once().code == 1
+    assert listed(mirror) == ["a"]
+    assert failed(mirror) == ["quarantined"]
+    assert mirror.run("quarantine", "release", "--all", mirror.ini).out == "released: a\n"
+    assert listed(mirror) == []
+    (mirror.target / "a").rmdir()
+    assert mirror.once().code == 0
+
+
+def test_a_mirrored_unit_that_is_gone_waits_for_nobody(mirror: Local) -> None:
+    (mirror.spool / "a").unlink()
+    assert listed(mirror) == []
+
+
+def test_what_a_move_set_aside_waits_though_its_name_was_delivered_since(local: Local) -> None:
+    local.put("a", b"ours")
+    theirs = local.put("a", b"theirs", at=local.target)
+    assert local.once().code == 1
+    theirs.unlink()
+    local.put("a", b"the next of that name")
+    assert local.once().code == 0
+    assert listed(local) == ["a"]
+    assert failed(local) == ["quarantined"]
