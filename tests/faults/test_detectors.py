@@ -109,7 +109,9 @@ def test_names_that_are_not_put_on_disk(tmp_path: Path) -> None:
 @pytest.mark.needs("sshd", "ssh", "ssh-keygen")
 def test_names_that_the_far_side_does_not_put_on_disk(tmp_path: Path, faulty: FaultyServer) -> None:
     change = Change(
-        "transports/sftp.py", "self._sync({_directory(unit) for unit in ready if unit not in refused})", ""
+        "transports/sftp.py",
+        "self._sync(changed | {_directory(unit) for unit in ready if unit not in refused})",
+        "",
     )
     with pytest.raises(LossError, match="name is put on disk"):
         test_order.check_far_away(spoilt(tmp_path, change, server=faulty), faulty)
