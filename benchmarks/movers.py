@@ -123,13 +123,6 @@ BY_SFTP = [
     Mover("sftp", _sftp_put, removes=False),
 ]
 LOCALLY = [Mover(OURS, ours_locally), Mover("cp", _cp)]
-AT_A_DISTANCE = [
-    Mover(OURS, _ours_by_sftp),
-    Mover("rsync", _rsync_twice),
-    Mover("lftp", _lftp),
-    Mover("rclone", _rclone),
-    Mover("sftp", _sftp_put, removes=False),
-]
 
 
 @dataclass(frozen=True)
@@ -146,7 +139,7 @@ class Course:
 COURSES = {
     "sftp": Course(BY_SFTP, ("lftp", "rclone")),
     "local": Course(LOCALLY, ("cp",)),
-    "wan": Course(AT_A_DISTANCE, ("rsync", "lftp"), ("thousand", "quarter"), is_distant=True),
+    "wan": Course(BY_SFTP, ("rsync", "lftp"), ("thousand", "quarter"), is_distant=True),
 }
 
 GOALS = {

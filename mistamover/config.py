@@ -20,7 +20,6 @@ from mistamover.options import (
     OPTIONS,
     SECRETS,
     SECTIONS,
-    PasswordLogIn,
     Section,
     Settings,
     as_text,
@@ -127,11 +126,8 @@ class Draft:
             self.findings = needed
         if settings is None:
             return None
-        protocol = settings.outgoing.transfer_protocol
-        if not isinstance(settings.log_in, PasswordLogIn):
-            return settings
-        log_in = settings.log_in.model_copy(update={"password": self.values[protocol, "password"]})
-        return settings.model_copy(update={protocol: log_in})
+        sftp = settings.sftp.model_copy(update={"password": self.values["sftp", "password"]})
+        return settings.model_copy(update={"sftp": sftp})
 
     def _gather(self) -> None:
         """Take the options of all sources, the strongest last."""
@@ -269,20 +265,10 @@ def _unknown_option(section: str, option: str) -> str:
 # What no option shows alone
 
 
-def _protocol(draft: Draft) -> str:
-    """The transport's name; empty where that is wrong."""
-    return str(draft.values["outgoing", "transfer_protocol"] or "")
-
-
-def _has(draft: Draft, option: str) -> bool:
-    """Whether the section of the stream's protocol knows this option."""
-    return (_protocol(draft), option) in OPTIONS
-
-
 def _check_host(draft: Draft) -> None:
     key = "outgoing", "target_host"
-    if _has(draft, "port") and draft.wants(key):
-        draft.report(key, f"missing, but compulsory for {_protocol(draft)}; give the name or the address of a host")
+    if _uses_sftp(draft) and draft.wants(key):
+        draft.report(key, "missing, but compulsory for sftp; give the name or the address of a host")
 
 
 def _check_places(draft: Draft) -> None:
@@ -343,28 +329,31 @@ def _chmod(path: object) -> str:
     return f"chmod 600 {ini.plain(shlex.quote(str(path)))}"
 
 
+def _uses_sftp(draft: Draft) -> bool:
+    return bool(draft.values["outgoing", "transfer_protocol"] == "sftp")
+
+
 def _check_log_in(draft: Draft) -> None:
     """Find log-ins that exclude each other."""
-    protocol = _protocol(draft)
-    if not _has(draft, "password"):
+    if not _uses_sftp(draft):
         return
-    given = [name for name in ("password", "password_file") if draft.values[protocol, name] is not None]
+    given = [name for name in ("password", "password_file") if draft.values["sftp", name] is not None]
     if len(given) == 2:
-        draft.report((protocol, "password_file"), "password is set as well; give one of them")
-    if given and protocol == "sftp" and draft.values["sftp", "connector"] == "openssh":
+        draft.report(("sftp", "password_file"), "password is set as well; give one of them")
+    if given and draft.values["sftp", "connector"] == "openssh":
         text = f"openssh takes no {given[0]}; give a key_file, or connector = auto or paramiko"
         draft.report(("sftp", "connector"), text)
 
 
-def _check_files(draft: Draft) -> None:
-    """Find files that are named but not there, and keys that others may read."""
-    protocol = _protocol(draft)
+def _check_key_files(draft: Draft) -> None:
+    if not _uses_sftp(draft):
+        return
     for option in ("key_file", "known_hosts"):
-        path = draft.values[protocol, option] if _has(draft, option) else None
+        path = draft.values["sftp", option]
         if path is not None and not os.path.isfile(path):
-            draft.report((protocol, option), f"there is no file {shown(str(path))}; give one that exists")
+            draft.report(("sftp", option), f"there is no file {shown(str(path))}; give one that exists")
         elif path is not None and option == "key_file" and (mode := _mode(path)) & 0o077:
-            draft.report((protocol, option), _too_open(path, mode))
+            draft.report(("sftp", option), _too_open(path, mode))
 
 
 def _mode(path: Path) -> int:
@@ -376,9 +365,9 @@ def _mode(path: Path) -> int:
 
 def _check_password_file(draft: Draft) -> None:
     """Take the password from its file."""
-    key = _protocol(draft), "password_file"
-    path = draft.values[key] if key in OPTIONS else None
-    if path is None:
+    key = "sftp", "password_file"
+    path = draft.values[key]
+    if path is None or not _uses_sftp(draft):
         return
     try:
         text, mode = ini.read_text(path)
@@ -392,7 +381,7 @@ def _check_password_file(draft: Draft) -> None:
         draft.report(key, f"{shown(str(path))} has an empty first line; write the password there")
     elif not ini.is_line(password):
         draft.report(key, f"{shown(str(path))} has a control character in its first line; remove it")
-    draft.values[key[0], "password"] = SecretStr(password)
+    draft.values["sftp", "password"] = SecretStr(password)
 
 
 CHECKS: tuple[Callable[[Draft], None], ...] = (
@@ -403,6 +392,6 @@ CHECKS_TO_RUN: tuple[Callable[[Draft], None], ...] = (
     _check_log_dir,
     _check_modes,
     _check_log_in,
-    _check_files,
+    _check_key_files,
     _check_password_file,
 )

@@ -66,7 +66,7 @@ def _stream_name(text: str) -> str:
 
 def _host(text: str) -> str:
     if "@" in text:  # not quoted: it may be USER:PASSWORD@HOST
-        raise ValueError("holds a user; give the host alone and put the user in the protocol's username")
+        raise ValueError("holds a user; give the host alone and put the user in [sftp] username")
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if ":" in bare:
         return _ipv6(bare)
@@ -81,7 +81,7 @@ def _ipv6(text: str) -> str:
     try:
         IPv6Address(text)
     except ValueError:
-        wrong = f"{shown(text)} is no IPv6 address; give the host alone and put the port in the protocol's port"
+        wrong = f"{shown(text)} is no IPv6 address; give the host alone and put a port in [sftp] port"
         raise ValueError(wrong) from None
     return text
 
@@ -230,7 +230,7 @@ class Outgoing(Section):
     )
     target_host: Host | None = Field(
         None,
-        description="The host that receives the units; compulsory for all but local.",
+        description="The host that receives the units; compulsory for sftp.",
         examples=["archive.example.org"],
     )
     target_dir: AbsolutePath = Field(
@@ -269,20 +269,14 @@ class Outgoing(Section):
     stop_timeout: Seconds = Field(30.0, description="How long a stop waits for units that are on their way.")
 
 
-class LogIn(Section):
-    """What all log-ins have."""
+class Sftp(Section):
+    """How to log in where transfer_protocol is sftp. Prefer keys to passwords."""
 
-    port: Port | None = Field(None, description="The port of the server; without it, the protocol's own.")
-    username: User | None = Field(None, description="The user to log in as.")
-    connect_timeout: Seconds = Field(15.0, gt=0, description="How long a connection and log-in may take.")
-    stall_timeout: Seconds = Field(
-        60.0, gt=0, description="A connection on which nothing moves for this long is given up."
+    connector: Literal["auto", "openssh", "paramiko"] = Field(
+        "auto",
+        description="What carries the connection: the installed ssh with its own configuration, or paramiko; "
+        "auto takes ssh unless a password is set or there is no ssh.",
     )
-
-
-class SshLogIn(LogIn):
-    """What all log-ins over SSH have."""
-
     port: Port | None = Field(None, description="The port of the SSH server; without it, that of ssh.")
     username: User | None = Field(
         None, description="The user to log in as; without it, that of ssh's configuration or our own."
@@ -293,26 +287,15 @@ class SshLogIn(LogIn):
     known_hosts: HomePath | None = Field(
         None, description="The file of host keys that are trusted; without it, those of ssh."
     )
-
-
-class PasswordLogIn(LogIn):
-    """What log-ins by password have."""
-
     password: Secret | None = Field(
         None, description="The password to log in with. The file must be readable by its owner only."
     )
     password_file: HomePath | None = Field(
         None, description="A file with the password in its first line, readable by its owner only."
     )
-
-
-class Sftp(SshLogIn, PasswordLogIn):
-    """How to log in where transfer_protocol is sftp. Prefer keys to passwords."""
-
-    connector: Literal["auto", "openssh", "paramiko"] = Field(
-        "auto",
-        description="What carries the connection: the installed ssh with its own configuration, or paramiko; "
-        "auto takes ssh unless a password is set or there is no ssh.",
+    connect_timeout: Seconds = Field(15.0, gt=0, description="How long a connection and log-in may take.")
+    stall_timeout: Seconds = Field(
+        60.0, gt=0, description="A connection on which nothing moves for this long is given up."
     )
 
 
@@ -345,20 +328,12 @@ class Settings(BaseModel):
         """The stream's name."""
         return self.data_stream.name
 
-    @property
-    def log_in(self) -> LogIn | None:
-        """The section of the stream's protocol; None where that has none."""
-        section = getattr(self, self.outgoing.transfer_protocol, None)
-        return section if isinstance(section, LogIn) else None
-
 
 SECTIONS: dict[str, type[Section]] = {
     info.alias or name: info.annotation
     for name, info in Settings.model_fields.items()
     if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
 }
-PROTOCOLS = tuple(section for section, model in SECTIONS.items() if issubclass(model, LogIn))
-"""The sections of protocols, which are named as these are."""
 OPTIONS: dict[Key, FieldInfo] = {
     (section, option): info for section, model in SECTIONS.items() for option, info in model.model_fields.items()
 }

@@ -165,10 +165,8 @@ def target_name(settings: Settings) -> str:
     outgoing = settings.outgoing
     if outgoing.target_host is None or outgoing.transfer_protocol == "local":
         return f"{outgoing.transfer_protocol}://{outgoing.target_dir}"
-    log_in = settings.log_in
-    user = f"{log_in.username}@" if log_in and log_in.username else ""
-    directory = str(outgoing.target_dir).removeprefix("/")
-    return f"{outgoing.transfer_protocol}://{user}{outgoing.target_host}/{directory}"
+    user = f"{settings.sftp.username}@" if settings.sftp.username else ""
+    return f"{outgoing.transfer_protocol}://{user}{outgoing.target_host}{outgoing.target_dir}"
 
 
 class Stream:

@@ -424,11 +424,10 @@ FINDINGS = {
         "6: [outgoing] target_host: '$HOST' cannot be used; give the name or the address of a host"
     ],
     _stream(f"target_host = me:{SECRET}@host"): [
-        "6: [outgoing] target_host: holds a user; give the host alone and put the user in the protocol's username"
+        "6: [outgoing] target_host: holds a user; give the host alone and put the user in [sftp] username"
     ],
     _stream("target_host = host:22"): [
-        "6: [outgoing] target_host: 'host:22' is no IPv6 address; "
-        "give the host alone and put the port in the protocol's port"
+        "6: [outgoing] target_host: 'host:22' is no IPv6 address; give the host alone and put a port in [sftp] port"
     ],
     # compulsory options
     "": [

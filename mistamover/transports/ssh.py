@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from mistamover.errors import MistamoverError, TargetDown, TargetRefused
-from mistamover.options import Settings, SshLogIn
+from mistamover.options import Settings
 
 if TYPE_CHECKING:
     import paramiko
@@ -237,17 +237,9 @@ def _is_running(process: str) -> bool:
     return Path(f"/proc/{process}").exists()
 
 
-def ssh_log_in(settings: Settings) -> SshLogIn:
-    """How the stream logs in over SSH."""
-    section = settings.log_in
-    if not isinstance(section, SshLogIn):
-        raise TypeError(f"{settings.outgoing.transfer_protocol} does not use SSH")
-    return section
-
-
 def ssh_options(settings: Settings) -> list[str]:
     """Options of ssh(1) for this stream. Nothing secret is among them."""
-    log_in = ssh_log_in(settings)
+    sftp = settings.sftp
     options = [
         "-a", "-x", "-T",
         "-oBatchMode=yes",
@@ -257,18 +249,18 @@ def ssh_options(settings: Settings) -> list[str]:
         "-oPermitLocalCommand=no",
         "-oEscapeChar=none",
         "-oLogLevel=ERROR",
-        f"-oConnectTimeout={max(1, round(log_in.connect_timeout))}",
+        f"-oConnectTimeout={max(1, round(sftp.connect_timeout))}",
         f"-oServerAliveInterval={KEEPALIVE}",
         f"-oCiphers=^{','.join(CIPHERS)}",
     ]  # fmt: skip
-    if log_in.port is not None:
-        options.append(f"-p{log_in.port}")
-    if log_in.username:
-        options.append(f"-l{log_in.username}")
-    if log_in.key_file:
-        options += [f"-oIdentityFile={_quoted(log_in.key_file)}", "-oIdentitiesOnly=yes"]
-    if log_in.known_hosts:
-        options.append(f"-oUserKnownHostsFile={_quoted(log_in.known_hosts)}")
+    if sftp.port is not None:
+        options.append(f"-p{sftp.port}")
+    if sftp.username:
+        options.append(f"-l{sftp.username}")
+    if sftp.key_file:
+        options += [f"-oIdentityFile={_quoted(sftp.key_file)}", "-oIdentitiesOnly=yes"]
+    if sftp.known_hosts:
+        options.append(f"-oUserKnownHostsFile={_quoted(sftp.known_hosts)}")
     return options
 
 
@@ -283,7 +275,7 @@ class PipeChannel(Channel):
 
     def __init__(self, argv: Sequence[str], settings: Settings) -> None:
         self._settings = settings
-        self.patience = ssh_log_in(settings).stall_timeout
+        self.patience = settings.sftp.stall_timeout
         self._messages: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the program
         # A session of its own: Ctrl-C at our terminal is for us to answer, not for ssh.
         self._process = subprocess.Popen(
@@ -387,15 +379,14 @@ def explain_ssh(messages: str, settings: Settings) -> MistamoverError:
 
 def _place(settings: Settings) -> tuple[str, str]:
     """Host and port as ssh-keyscan takes them, and the host as known_hosts names it."""
-    host, port = str(settings.outgoing.target_host), ssh_log_in(settings).port or 22
+    host, port = str(settings.outgoing.target_host), settings.sftp.port or 22
     if port == 22:
         return shlex.quote(host), shlex.quote(host)
     return f"-p {port} {shlex.quote(host)}", shlex.quote(f"[{host}]:{port}")
 
 
 def _known_hosts(settings: Settings) -> str:
-    path = ssh_log_in(settings).known_hosts
-    return shlex.quote(str(path)) if path else "~/.ssh/known_hosts"
+    return shlex.quote(str(settings.sftp.known_hosts)) if settings.sftp.known_hosts else "~/.ssh/known_hosts"
 
 
 def unknown_key(settings: Settings) -> str:
@@ -421,14 +412,12 @@ def changed_key(settings: Settings) -> str:
 
 def refused_login(settings: Settings) -> str:
     """What to say about a log-in that the host refused."""
-    log_in = ssh_log_in(settings)
-    user = f"{log_in.username}@" if log_in.username else ""
-    key = f"-i {shlex.quote(str(log_in.key_file))} " if log_in.key_file else ""
-    port = f"-p {log_in.port} " if log_in.port else ""
-    section = settings.outgoing.transfer_protocol
+    user = f"{settings.sftp.username}@" if settings.sftp.username else ""
+    key = f"-i {shlex.quote(str(settings.sftp.key_file))} " if settings.sftp.key_file else ""
+    port = f"-p {settings.sftp.port} " if settings.sftp.port else ""
     host = settings.outgoing.target_host
     return (
-        f"{host}: log-in refused; check [{section}] username and key_file, and that the key is in the account's "
+        f"{host}: log-in refused; check [sftp] username and key_file, and that the key is in the account's "
         f"authorized_keys: ssh {port}{key}{user}{host}"
     )
 
