@@ -1,8 +1,8 @@
 """One large file over several connections at once, where the line is long.
 
 An SSH connection carries at most one window (2 MiB in OpenSSH, ``channels.h``) in each round trip, however wide the
-line is. The ranges of a file go to whichever connection is free; what a connection that broke had not been
-confirmed is carried by the others. That the parts make the whole is proven like that of any file: by its digest.
+line is. The ranges of a file go to whichever connection is free; what was not confirmed to one that broke
+is carried by the others. That the parts make the whole is proven like that of any file: by its digest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from mistamover.errors import MistamoverError, NotTaken, SourceMoved, TargetDown, TargetRefused, UnitError
+from mistamover.errors import MistamoverError, NotTaken, SourceMoved, TargetDown, UnitError
 from mistamover.spool import Source
 from mistamover.transports import sftp_client as wire
 from mistamover.transports import ssh
@@ -35,34 +35,35 @@ class Siblings:
 
     def __init__(self, connection: ssh.Connection, most: int) -> None:
         self._connection = connection
-        self._made: list[ssh.Connection] = []
+        self._made: dict[int, ssh.Connection] = {}
         self._clients: list[SftpClient | None] = [None] * most
 
     def __len__(self) -> int:
         return len(self._clients)
 
     def client(self, number: int) -> SftpClient | None:
-        """The session of one of them, for one thread; None where it cannot be had."""
+        """The session of one of them, for one thread; None where there are enough of them."""
         if self._clients[number] is None and (connection := self._connection.sibling()) is not None:
-            self._made.append(connection)
-            with suppress(TargetDown, TargetRefused):  # those that we have will do
-                self._clients[number] = SftpClient(connection.sftp())
+            self._made[number] = connection
+            self._clients[number] = SftpClient(connection.sftp())
         return self._clients[number]
 
     def lose(self, number: int) -> None:
-        """One broke: it is made anew when it is next wanted."""
+        """One broke, or could not be had: it is tried anew for the next file."""
         self._clients[number] = None
+        if (connection := self._made.pop(number, None)) is not None:
+            connection.close()
 
     def abort(self) -> None:
         """Cut all of them, from another thread."""
-        for connection in list(self._made):
+        for connection in list(self._made.values()):
             connection.abort()
 
     def close(self) -> None:
         """Log out of all, at the same time."""
         if self._made:
             with ThreadPoolExecutor(len(self._made)) as threads:
-                threads.map(ssh.Connection.close, self._made)
+                threads.map(ssh.Connection.close, self._made.values())
         self._made.clear()
 
 
@@ -75,7 +76,7 @@ class _Range:
         self.unconfirmed = end - begin
 
 
-class Upload:
+class RangedFile:
     """One file on its way in ranges."""
 
     def __init__(self, source: Source, path: bytes, tick: Callable[[int], None]) -> None:
@@ -96,12 +97,9 @@ class Upload:
         with ThreadPoolExecutor(1 + len(siblings), "range") as threads:
             first = threads.submit(self._carry, client, handle)
             others = [threads.submit(self._carry_by, siblings, number) for number in range(len(siblings))]
-            try:
-                self._hash()
-            finally:
-                for one in (first, *others):
-                    one.exception()
-        first.result()
+            self._hash()
+        for one in (first, *others):
+            one.result()  # a fault of our own is not to pass for bytes that arrived
         self._carry(client, handle)  # what broken connections left
 
     def _hash(self) -> None:
@@ -128,7 +126,7 @@ class Upload:
                 handle = self._opened(client)
                 self._carry(client, handle, mine)
                 client.call(Packet.CLOSE, handle)
-        except MistamoverError:
+        except MistamoverError:  # the connections that we have will do
             siblings.lose(number)
             self._waiting.extend(_Range(one.begin, one.end) for one in mine if one.unconfirmed)
 
@@ -149,9 +147,12 @@ class Upload:
         except UnitError as error:
             self._fail(error)
             client.settle()
-        except BaseException:
+        except MistamoverError:
             if mine is None:
                 self._stopped.set()
+            raise
+        except BaseException:
+            self._stopped.set()
             raise
 
     def _next(self) -> _Range | None:

@@ -158,8 +158,9 @@ class Sftp(Transport):
     def open(self) -> Self:
         """Log in, look at the target directory and make the staging directory."""
         self._reader = self.spool.reader()
-        self._connection = ssh.connect(self.settings)
-        self._siblings = ranges.Siblings(self._connection, self.settings.outgoing.lanes - 1)
+        connection = ssh.connect(self.settings)
+        self._siblings = ranges.Siblings(connection, self.settings.outgoing.lanes - 1)
+        self._connection = connection  # last: another thread may abort what is there
         self._client = SftpClient(self._connection.sftp())
         self._round_trip = self._client.round_trip()
         if self._round_trip >= ranges.LONG:
@@ -392,10 +393,10 @@ class Sftp(Transport):
 
     def _write_ranges(self, upload: _Upload) -> None:
         path = self._staging + upload.unit.staged.encode()
-        journey = ranges.Upload(upload.source, path, self.tick)
-        journey.send(self._client, upload.handle, self._siblings)
+        ranged = ranges.RangedFile(upload.source, path, self.tick)
+        ranged.send(self._client, upload.handle, self._siblings)
         try:
-            upload.error = journey.error
+            upload.error = ranged.error
             upload.sent = upload.source.finish()
         except UnitError as error:
             upload.error = error

@@ -1,0 +1,43 @@
+"""A fault of our own in one of the threads that carry ranges is never taken for bytes that arrived."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from mistamover.transports import ranges
+from mistamover.transports.sftp_client import SftpClient
+from tests.sshd import Sshd
+from tests.transports.rig import Rig, noise
+from tests.transports.sftp_contract import options
+
+pytestmark = pytest.mark.needs("sshd", "ssh", "ssh-keygen")
+
+
+def test_a_thread_that_fails_makes_the_file_fail(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where no proof is asked for that would notice a hole."""
+    write = SftpClient.write_now
+    failed = threading.Event()
+
+    def fails_elsewhere(client: SftpClient, packet: bytes, data: memoryview) -> None:
+        if threading.current_thread().name != "range_0":
+            failed.set()
+            raise RuntimeError("a fault of ours")
+        assert failed.wait(30)
+        write(client, packet, data)
+
+    monkeypatch.setattr(ranges, "LONG", 0.0)
+    monkeypatch.setattr(SftpClient, "write_now", fails_elsewhere)
+    (tmp_path / "rig").mkdir()
+    rig = Rig(tmp_path / "rig", options(sshd, "openssh"))
+    rig.put("big", noise(ranges.RANGED))
+    transport = rig.open(lanes="2", verify="none")
+    try:
+        with pytest.raises(RuntimeError, match="a fault of ours"):
+            list(transport.send(rig.units(transport)))
+    finally:
+        rig.close()
