@@ -18,7 +18,7 @@ ON_THE_WAY = 1024
 @contextmanager
 def line_to(port: int, delay: float = ONE_WAY) -> Iterator[int]:
     """Run a relay to a local port; gives its own port."""
-    command = [sys.executable, "-m", "benchmarks.relay", str(port), str(delay)]
+    command = [sys.executable, __file__, str(port), str(delay)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
