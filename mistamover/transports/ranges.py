@@ -189,8 +189,3 @@ class RangedFile:
                 self._fail(NotTaken(f"the target could not write it: {said}"))
 
         return then
-
-
-def pays(round_trip: float, size: int) -> bool:
-    """Whether a file of this size gains by more connections."""
-    return round_trip >= LONG and size >= RANGED

@@ -32,9 +32,10 @@ from mistamover.transports.far_shell import SLOWEST_DISK, FarShell
 from mistamover.transports.sftp_client import Packet, SftpClient, Status, string
 from mistamover.unit import OWN_NAME, Outcome, Unit, batches
 
-AHEAD = 512
-AHEAD_BYTES = 8 * 2**20
-"""Files, and their bytes, whose staged names are being opened at most while earlier ones are written."""
+AHEAD = 128
+FAR_AHEAD = 512
+AHEAD_BYTES = 4 * 2**20
+"""Files (more on a long line), and their bytes, whose staged names are opened while earlier ones are written."""
 READS_AHEAD = 32
 SYNCED_TOGETHER = 32
 MANY = 16
@@ -162,9 +163,10 @@ class Sftp(Transport):
         self._siblings = ranges.Siblings(connection, self.settings.outgoing.lanes - 1)
         self._connection = connection  # last: another thread may abort what is there
         self._client = SftpClient(self._connection.sftp())
-        self._round_trip = self._client.round_trip()
-        if self._round_trip >= ranges.LONG:
+        self._is_far = self._client.round_trip() >= ranges.LONG
+        if self._is_far:
             self._connection.keep_to_itself()
+            self._client.in_flight = wire.FAR_IN_FLIGHT
         self._can_replace = "posix-rename@openssh.com" in self._client.extensions
         self._can_sync = "fsync@openssh.com" in self._client.extensions
         self._prepare()
@@ -303,7 +305,7 @@ class Sftp(Transport):
 
     def _ahead(self) -> int:
         """Files to a group: the server holds those of two open, and a few more."""
-        return min(AHEAD, max(1, self._client.open_handles // 2 - 8))
+        return min(FAR_AHEAD if self._is_far else AHEAD, max(1, self._client.open_handles // 2 - 8))
 
     def _is_synced_at_once(self, units: Sequence[Unit]) -> bool:
         """Whether :meth:`verify` has all of them on disk by one call, as it pays for many small files."""
@@ -381,7 +383,7 @@ class Sftp(Transport):
             upload.error = error
 
     def _write_large(self, upload: _Upload) -> None:
-        if ranges.pays(self._round_trip, upload.unit.size):
+        if self._is_far and upload.unit.size >= ranges.RANGED:
             self._write_ranges(upload)
         else:
             self._write_in_order(upload)

@@ -16,8 +16,10 @@ from typing import NamedTuple
 from mistamover.errors import TargetDown, TargetRefused
 from mistamover.transports.ssh import MOST_BUFFERS, Channel
 
-IN_FLIGHT = 4096
-"""Requests without a reply: as many as fill a long line with small ones; all their replies fit into a window."""
+IN_FLIGHT = 512
+"""Requests without a reply. More of them, where answers come soon, only make the two ends wait for each other."""
+FAR_IN_FLIGHT = 4096
+"""The same on a long line: as many as fill it with small ones; all their replies fit into a window."""
 TOGETHER = 2**16
 """Bytes of requests that are sent at once: each write wakes two programs and makes a packet of its own."""
 LONGEST_REPLY = 2**20
@@ -203,6 +205,7 @@ class SftpClient:
         self._unsent: list[bytes | memoryview] = []
         self._unsent_size = 0
         self._received = b""
+        self.in_flight = IN_FLIGHT
         self.extensions = self._greet()
         self.read_length, self.write_length, self.open_handles = self._limits()
 
@@ -231,8 +234,8 @@ class SftpClient:
         unsent, self._unsent, self._unsent_size = self._unsent, [], 0
         for first in range(0, len(unsent), MOST_BUFFERS):
             self._channel.write(*unsent[first : first + MOST_BUFFERS])
-        if len(self._pending) > IN_FLIGHT:
-            self.settle(IN_FLIGHT // 2)
+        if len(self._pending) > self.in_flight:
+            self.settle(self.in_flight // 2)
 
     def post(self, kind: int, body: bytes, then: Then) -> None:
         """Send a request; ``then`` takes its reply, some time."""
