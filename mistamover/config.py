@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr, ValidationError
 
-from mistamover import ini
+from mistamover import ini, rsync_options
 from mistamover.errors import ConfigError
 from mistamover.ini import Document, Entry, Finding, Key, Place, shown
 from mistamover.options import (
     OPTIONS,
     SECRETS,
     SECTIONS,
+    PasswordLogIn,
     Section,
     Settings,
     as_text,
@@ -126,8 +127,11 @@ class Draft:
             self.findings = needed
         if settings is None:
             return None
-        sftp = settings.sftp.model_copy(update={"password": self.values["sftp", "password"]})
-        return settings.model_copy(update={"sftp": sftp})
+        protocol = settings.outgoing.transfer_protocol
+        if not isinstance(settings.log_in, PasswordLogIn):
+            return settings
+        log_in = settings.log_in.model_copy(update={"password": self.values[protocol, "password"]})
+        return settings.model_copy(update={protocol: log_in})
 
     def _gather(self) -> None:
         """Take the options of all sources, the strongest last."""
@@ -252,7 +256,8 @@ def _unknown_section(section: str) -> str:
 
 def _unknown_option(section: str, option: str) -> str:
     if homes := [f"[{other}]" for other, name in OPTIONS if name == option]:
-        return f"unknown option of this section; did you mean {' or '.join(homes)} {option}?"
+        either = " or ".join(filter(None, [", ".join(homes[:-1]), homes[-1]]))
+        return f"unknown option of this section; did you mean {either} {option}?"
     here = [name for other, name in OPTIONS if other == section]
     if near := ini.nearest(option, here):
         return f"unknown option; did you mean {near}?"
@@ -265,10 +270,29 @@ def _unknown_option(section: str, option: str) -> str:
 # What no option shows alone
 
 
+def _protocol(draft: Draft) -> str:
+    """The transport's name; empty where that is wrong."""
+    return str(draft.values["outgoing", "transfer_protocol"] or "")
+
+
+def _has(draft: Draft, option: str) -> bool:
+    """Whether the section of the stream's protocol knows this option."""
+    return (_protocol(draft), option) in OPTIONS
+
+
 def _check_host(draft: Draft) -> None:
     key = "outgoing", "target_host"
-    if _uses_sftp(draft) and draft.wants(key):
-        draft.report(key, "missing, but compulsory for sftp; give the name or the address of a host")
+    if _has(draft, "port") and draft.wants(key):
+        draft.report(key, f"missing, but compulsory for {_protocol(draft)}; give the name or the address of a host")
+
+
+def _check_target_dir(draft: Draft) -> None:
+    """Find relative paths where they would depend on where a log-in ends; a daemon's module begins one."""
+    key = "outgoing", "target_dir"
+    path = draft.values[key]
+    if path is not None and not path.is_absolute() and _protocol(draft) != "rsync_native":
+        draft.report(key, f"{shown(str(path))} is relative; give an absolute path, beginning with /")
+        draft.values[key] = None
 
 
 def _check_places(draft: Draft) -> None:
@@ -329,31 +353,37 @@ def _chmod(path: object) -> str:
     return f"chmod 600 {ini.plain(shlex.quote(str(path)))}"
 
 
-def _uses_sftp(draft: Draft) -> bool:
-    return bool(draft.values["outgoing", "transfer_protocol"] == "sftp")
-
-
 def _check_log_in(draft: Draft) -> None:
     """Find log-ins that exclude each other."""
-    if not _uses_sftp(draft):
+    protocol = _protocol(draft)
+    if not _has(draft, "password"):
         return
-    given = [name for name in ("password", "password_file") if draft.values["sftp", name] is not None]
+    given = [name for name in ("password", "password_file") if draft.values[protocol, name] is not None]
     if len(given) == 2:
-        draft.report(("sftp", "password_file"), "password is set as well; give one of them")
-    if given and draft.values["sftp", "connector"] == "openssh":
+        draft.report((protocol, "password_file"), "password is set as well; give one of them")
+    if given and protocol == "sftp" and draft.values["sftp", "connector"] == "openssh":
         text = f"openssh takes no {given[0]}; give a key_file, or connector = auto or paramiko"
         draft.report(("sftp", "connector"), text)
 
 
-def _check_key_files(draft: Draft) -> None:
-    if not _uses_sftp(draft):
-        return
+def _check_rsync(draft: Draft) -> None:
+    """Find options of ssh for a daemon, to whom no ssh leads."""
+    for option in ("cmd", "extra_options"):
+        words = draft.values["rsync_native", option] or ()
+        options = words[1:] if option == "cmd" else words
+        if _protocol(draft) == "rsync_native" and rsync_options.read_options(options).shell:
+            draft.report(("rsync_native", option), "a daemon is not reached by ssh; take -e out, or use rsync_ssh")
+
+
+def _check_files(draft: Draft) -> None:
+    """Find files that are named but not there, and keys that others may read."""
+    protocol = _protocol(draft)
     for option in ("key_file", "known_hosts"):
-        path = draft.values["sftp", option]
+        path = draft.values[protocol, option] if _has(draft, option) else None
         if path is not None and not os.path.isfile(path):
-            draft.report(("sftp", option), f"there is no file {shown(str(path))}; give one that exists")
+            draft.report((protocol, option), f"there is no file {shown(str(path))}; give one that exists")
         elif path is not None and option == "key_file" and (mode := _mode(path)) & 0o077:
-            draft.report(("sftp", option), _too_open(path, mode))
+            draft.report((protocol, option), _too_open(path, mode))
 
 
 def _mode(path: Path) -> int:
@@ -365,9 +395,9 @@ def _mode(path: Path) -> int:
 
 def _check_password_file(draft: Draft) -> None:
     """Take the password from its file."""
-    key = "sftp", "password_file"
-    path = draft.values[key]
-    if path is None or not _uses_sftp(draft):
+    key = _protocol(draft), "password_file"
+    path = draft.values[key] if key in OPTIONS else None
+    if path is None:
         return
     try:
         text, mode = ini.read_text(path)
@@ -381,17 +411,19 @@ def _check_password_file(draft: Draft) -> None:
         draft.report(key, f"{shown(str(path))} has an empty first line; write the password there")
     elif not ini.is_line(password):
         draft.report(key, f"{shown(str(path))} has a control character in its first line; remove it")
-    draft.values["sftp", "password"] = SecretStr(password)
+    draft.values[key[0], "password"] = SecretStr(password)
 
 
 CHECKS: tuple[Callable[[Draft], None], ...] = (
     _check_host,
+    _check_target_dir,
     _check_places,
 )
 CHECKS_TO_RUN: tuple[Callable[[Draft], None], ...] = (
     _check_log_dir,
     _check_modes,
     _check_log_in,
-    _check_key_files,
+    _check_rsync,
+    _check_files,
     _check_password_file,
 )

@@ -7,6 +7,7 @@ Parsing (:mod:`mistamover.config`), the samples in ``conf/`` and the page in ``d
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
@@ -20,7 +21,7 @@ from pydantic import (
     field_validator,
 )
 
-from mistamover import ini
+from mistamover import ini, rsync_options
 from mistamover.digest import ALGORITHMS
 from mistamover.ini import Key, Kind, from_text, shown
 from mistamover.unit import OWN_PLACES
@@ -28,7 +29,7 @@ from mistamover.unit import OWN_PLACES
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-BUILT_IN = ("local", "sftp")
+BUILT_IN = ("local", "sftp", "rsync_ssh", "rsync_native")
 ENTRY_POINTS = "mistamover.transports"
 
 
@@ -66,7 +67,7 @@ def _stream_name(text: str) -> str:
 
 def _host(text: str) -> str:
     if "@" in text:  # not quoted: it may be USER:PASSWORD@HOST
-        raise ValueError("holds a user; give the host alone and put the user in [sftp] username")
+        raise ValueError("holds a user; give the host alone and put the user in the protocol's section")
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if ":" in bare:
         return _ipv6(bare)
@@ -81,7 +82,7 @@ def _ipv6(text: str) -> str:
     try:
         IPv6Address(text)
     except ValueError:
-        wrong = f"{shown(text)} is no IPv6 address; give the host alone and put a port in [sftp] port"
+        wrong = f"{shown(text)} is no IPv6 address; give the host alone and put a port in the protocol's section"
         raise ValueError(wrong) from None
     return text
 
@@ -96,6 +97,28 @@ def _user(text: str) -> str:
     if text.startswith("-") or not text.isprintable() or re.search(r"[\s/]", text):
         raise ValueError
     return text
+
+
+def _target_path(text: str) -> Path:
+    ini.absolute_path(f"/{text.removeprefix('/')}")
+    return Path(text)
+
+
+def _shell_words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise ValueError(f"{shown(text)} cannot be split into words: {error}") from None
+
+
+def _rsync_command(text: str) -> tuple[str, ...]:
+    rsync_options.read_command(words := _shell_words(text))
+    return words
+
+
+def _rsync_options(text: str) -> tuple[str, ...]:
+    rsync_options.read_options(words := _shell_words(text))
+    return words
 
 
 def _patterns(text: str) -> tuple[str, ...]:
@@ -123,6 +146,13 @@ Patterns = Annotated[
     Kind("patterns", "patterns of names such as *.tmp, parted by blanks or commas"),
     from_text(_patterns),
 ]
+RsyncCommand = Annotated[
+    tuple[str, ...], Kind("command", "a program and its options, as in a shell"), from_text(_rsync_command)
+]
+RsyncOptions = Annotated[
+    tuple[str, ...], Kind("options", "options of rsync, as in a shell"), from_text(_rsync_options)
+]
+TargetPath = Annotated[Path, Kind("absolute path", "an absolute path"), from_text(_target_path)]
 AbsolutePath = Annotated[Path, Kind("absolute path", "an absolute path"), from_text(ini.absolute_path)]
 HomePath = Annotated[Path, Kind("absolute path or ~/path", "an absolute path or ~/path"), from_text(ini.home_path)]
 FileName = Annotated[str, Kind("file name", "a file name without /"), from_text(ini.file_name)]
@@ -230,11 +260,12 @@ class Outgoing(Section):
     )
     target_host: Host | None = Field(
         None,
-        description="The host that receives the units; compulsory for sftp.",
+        description="The host that receives the units; compulsory for all but local.",
         examples=["archive.example.org"],
     )
-    target_dir: AbsolutePath = Field(
-        description="The directory at the target under which the units get their final names.",
+    target_dir: TargetPath = Field(
+        description="The directory at the target under which the units get their final names. For rsync_native it "
+        "begins with the daemon's module.",
         examples=["/data/incoming"],
     )
     create_target: Flag = Field(
@@ -269,14 +300,20 @@ class Outgoing(Section):
     stop_timeout: Seconds = Field(30.0, description="How long a stop waits for units that are on their way.")
 
 
-class Sftp(Section):
-    """How to log in where transfer_protocol is sftp. Prefer keys to passwords."""
+class LogIn(Section):
+    """What all log-ins have."""
 
-    connector: Literal["auto", "openssh", "paramiko"] = Field(
-        "auto",
-        description="What carries the connection: the installed ssh with its own configuration, or paramiko; "
-        "auto takes ssh unless a password is set or there is no ssh.",
+    port: Port | None = Field(None, description="The port of the server; without it, the protocol's own.")
+    username: User | None = Field(None, description="The user to log in as.")
+    connect_timeout: Seconds = Field(15.0, gt=0, description="How long a connection and log-in may take.")
+    stall_timeout: Seconds = Field(
+        60.0, gt=0, description="A connection on which nothing moves for this long is given up."
     )
+
+
+class SshLogIn(LogIn):
+    """What all log-ins over SSH have."""
+
     port: Port | None = Field(None, description="The port of the SSH server; without it, that of ssh.")
     username: User | None = Field(
         None, description="The user to log in as; without it, that of ssh's configuration or our own."
@@ -287,16 +324,54 @@ class Sftp(Section):
     known_hosts: HomePath | None = Field(
         None, description="The file of host keys that are trusted; without it, those of ssh."
     )
+
+
+class PasswordLogIn(LogIn):
+    """What log-ins by password have."""
+
     password: Secret | None = Field(
         None, description="The password to log in with. The file must be readable by its owner only."
     )
     password_file: HomePath | None = Field(
         None, description="A file with the password in its first line, readable by its owner only."
     )
-    connect_timeout: Seconds = Field(15.0, gt=0, description="How long a connection and log-in may take.")
-    stall_timeout: Seconds = Field(
-        60.0, gt=0, description="A connection on which nothing moves for this long is given up."
+
+
+class Sftp(SshLogIn, PasswordLogIn):
+    """How to log in where transfer_protocol is sftp. Prefer keys to passwords."""
+
+    connector: Literal["auto", "openssh", "paramiko"] = Field(
+        "auto",
+        description="What carries the connection: the installed ssh with its own configuration, or paramiko; "
+        "auto takes ssh unless a password is set or there is no ssh.",
     )
+
+
+class Rsync(LogIn):
+    """What both ways to use rsync have."""
+
+    bandwidth_limit: Size | None = Field(
+        None, description="The most bytes that one lane sends in a second; without it, as many as can go."
+    )
+    compress: Flag = Field(False, description="Compress what is sent: for slow lines and text.")
+    extra_options: RsyncOptions = Field(
+        (), description="More options for rsync; any that could break a promise is refused."
+    )
+
+
+class RsyncSsh(SshLogIn, Rsync):
+    """How to run rsync over ssh where transfer_protocol is rsync_ssh."""
+
+    cmd: RsyncCommand = Field(
+        ("rsync",),
+        description="The rsync program and its options; -e 'ssh ...' gives options of ssh.",
+    )
+
+
+class RsyncNative(PasswordLogIn, Rsync):
+    """How to reach an rsync daemon where transfer_protocol is rsync_native; target_dir begins with the module."""
+
+    cmd: RsyncCommand = Field(("rsync",), description="The rsync program and its options.")
 
 
 class Logging(Section):
@@ -321,6 +396,8 @@ class Settings(BaseModel):
     incoming: Incoming
     outgoing: Outgoing
     sftp: Sftp
+    rsync_ssh: RsyncSsh
+    rsync_native: RsyncNative
     logging: Logging
 
     @property
@@ -328,12 +405,20 @@ class Settings(BaseModel):
         """The stream's name."""
         return self.data_stream.name
 
+    @property
+    def log_in(self) -> LogIn | None:
+        """The section of the stream's protocol; None where that has none."""
+        section = getattr(self, self.outgoing.transfer_protocol, None)
+        return section if isinstance(section, LogIn) else None
+
 
 SECTIONS: dict[str, type[Section]] = {
     info.alias or name: info.annotation
     for name, info in Settings.model_fields.items()
     if isinstance(info.annotation, type) and issubclass(info.annotation, Section)
 }
+PROTOCOLS = tuple(section for section, model in SECTIONS.items() if issubclass(model, LogIn))
+"""The sections of protocols, which are named as these are."""
 OPTIONS: dict[Key, FieldInfo] = {
     (section, option): info for section, model in SECTIONS.items() for option, info in model.model_fields.items()
 }
@@ -359,7 +444,7 @@ def kind(info: FieldInfo) -> Kind:
 
 def has_default(info: FieldInfo) -> bool:
     """Whether something holds where the option is not set."""
-    return not info.is_required() and info.default is not None
+    return not info.is_required() and info.default not in (None, ())
 
 
 def as_text(default: object) -> str:

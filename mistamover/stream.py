@@ -46,6 +46,7 @@ from mistamover.unit import (
     batches,
     judge,
     looks_settled,
+    named,
     next_wait,
 )
 
@@ -165,8 +166,10 @@ def target_name(settings: Settings) -> str:
     outgoing = settings.outgoing
     if outgoing.target_host is None or outgoing.transfer_protocol == "local":
         return f"{outgoing.transfer_protocol}://{outgoing.target_dir}"
-    user = f"{settings.sftp.username}@" if settings.sftp.username else ""
-    return f"{outgoing.transfer_protocol}://{user}{outgoing.target_host}{outgoing.target_dir}"
+    log_in = settings.log_in
+    user = f"{log_in.username}@" if log_in and log_in.username else ""
+    directory = str(outgoing.target_dir).removeprefix("/")
+    return f"{outgoing.transfer_protocol}://{user}{outgoing.target_host}/{directory}"
 
 
 class Stream:
@@ -184,8 +187,8 @@ class Stream:
         self._ignored = Ignored(settings.data_stream.ignore)
         self._emptied: set[str] = set()
         self._watched: dict[Unit, float] = {}
-        begin = f"{stream_tag(settings)}{os.urandom(2).hex()}"
-        self._names = (f"{begin}{number:x}" for number in count())
+        self._begin = f"{stream_tag(settings)}{os.urandom(2).hex()}"
+        self._tries = count()
         self._executor: ThreadPoolExecutor | None = None
         self._full: UnitError | None = None
         self._abandoned: list[Unit] = []
@@ -407,9 +410,8 @@ class Stream:
             self._submit(waiting.popleft(), running)
 
     def _submit(self, batch: Sequence[Unit], running: dict[Future[Carried], Sequence[Unit]]) -> None:
-        # Each try has staged names of its own: what a lost connection was asked for may still be done later.
-        named = [unit._replace(staged=next(self._names)) for unit in batch]
-        running[self._lanes().submit(lane.carry, self.settings, named)] = named
+        units = named(batch, self._begin, next(self._tries))
+        running[self._lanes().submit(lane.carry, self.settings, units)] = units
 
     def _may_go_on(self) -> bool:
         return self.summary.error is None and not self._stop.is_asked and not self._is_paused()

@@ -7,7 +7,7 @@ become lone surrogates and come back byte for byte by ``os.fsencode``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from fnmatch import translate
 from typing import NamedTuple
@@ -59,6 +59,10 @@ class Identity(NamedTuple):
     def is_same_but_for_ctime(self, other: Identity) -> bool:
         """Whether both are one unchanged file that may have been renamed: renaming moves the ctime."""
         return self[:4] == other[:4]
+
+
+BATCH_DIGITS = 18
+"""How many digits of a staged name say in which try of which batch it was given."""
 
 
 class Unit(NamedTuple):
@@ -163,6 +167,15 @@ class Ignored:
     def __call__(self, name: str) -> bool:
         """Whether the file or directory called ``name`` is to be left alone."""
         return name[0] == "." or self._match(name) is not None
+
+
+def named(batch: Sequence[Unit], begin: str, number: int) -> list[Unit]:
+    """The units of a try with staged names of its own: what an earlier one was asked for may still be done later.
+
+    ``begin`` is of the stream's run, 12 digits; ``number`` is of the try.
+    """
+    first = f"{begin}{number:06x}"[:BATCH_DIGITS]
+    return [unit._replace(staged=f"{first}{index:03x}") for index, unit in enumerate(batch)]
 
 
 ORDERS: dict[str, Callable[[Unit], int]] = {

@@ -11,6 +11,7 @@ from typing import Protocol
 import pytest
 
 from tests.needs import require
+from tests.rsyncd import Rsyncd, running_rsyncd
 from tests.sshd import PROGRAMS, Account, Sshd, running_sshd, temporary_account
 
 pytest_plugins = ["pytester", "tests.needs_plugin"]
@@ -57,6 +58,14 @@ def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartSshd]:
             return stack.enter_context(running_sshd(directory, **options))  # type: ignore[arg-type]
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def rsyncd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rsyncd]:
+    """A daemon that all tests of a process share: do not stop, kill or freeze it."""
+    require("rsync")
+    with running_rsyncd(tmp_path_factory.mktemp("rsyncd")) as server:
+        yield server
 
 
 @pytest.fixture

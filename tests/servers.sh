@@ -3,7 +3,7 @@
 # Never fails: where it may not install, the tests say what they lack.
 #   servers.sh [PACKAGE ...]
 set -u
-[ $# -gt 0 ] || set -- openssh-server openssh-client strace openssl xxhash
+[ $# -gt 0 ] || set -- openssh-server openssh-client rsync strace openssl xxhash
 policy=/usr/sbin/policy-rc.d
 
 missing() {

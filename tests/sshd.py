@@ -174,7 +174,7 @@ class Sshd:
                     process.send_signal(number)
             done |= new
         if number is signal.SIGKILL:
-            wait_for(lambda: all(map(_is_gone, done)), "killed sessions to be gone")
+            wait_for(lambda: all(map(is_gone, done)), "killed sessions to be gone")
         return len(done)
 
 
@@ -206,7 +206,7 @@ def running_sshd(
     _make_files(server, account)
     commands = _commands(shell, subsystem)
     session = {"HOME": str(directory / "home"), **(environment or {})}
-    _start_on_free_port(server, [*extra, *_settings(server, account), *commands, _set_env(session)])
+    _start_onfree_port(server, [*extra, *_settings(server, account), *commands, _set_env(session)])
     try:
         yield server
     finally:
@@ -252,7 +252,7 @@ def make_key(path: Path) -> None:
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=DEADLINE)
 
 
-def _is_gone(process: psutil.Process) -> bool:
+def is_gone(process: psutil.Process) -> bool:
     # A zombie is dead, though in a container the first process may take its time to reap it.
     with suppress(psutil.NoSuchProcess):
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
@@ -276,9 +276,9 @@ def _authorized_keys(server: Sshd, account: Account | None) -> Path:
     return account.home / ".authorized_keys" if account else server.directory / "authorized_keys"
 
 
-def _start_on_free_port(server: Sshd, lines: Sequence[str]) -> None:
+def _start_onfree_port(server: Sshd, lines: Sequence[str]) -> None:
     for attempts_left in reversed(range(5)):
-        server.port = _free_port()
+        server.port = free_port()
         server.config.write_text("\n".join([f"Port {server.port}", *lines, ""]))
         server.write_known_hosts()
         try:
@@ -290,7 +290,7 @@ def _start_on_free_port(server: Sshd, lines: Sequence[str]) -> None:
     return None
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -375,5 +375,5 @@ def _remove_account(name: str) -> None:
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    wait_for(lambda: all(map(_is_gone, left)), f"processes of {name} to be gone")
+    wait_for(lambda: all(map(is_gone, left)), f"processes of {name} to be gone")
     _retry_locked(["userdel", "--remove", "--force", name])

@@ -228,7 +228,7 @@ def test_a_transport_of_another_package_is_accepted(write: Write, monkeypatch: p
     lines = found(write(text.replace("pigeon", "dove")))
     assert lines == [
         "ds_images.ini:4: [outgoing] transfer_protocol: 'dove' is no transport here; "
-        "give one of local, sftp, pigeon"
+        "give one of local, sftp, rsync_ssh, rsync_native, pigeon"
     ]
 
 
@@ -321,19 +321,22 @@ FINDINGS = {
     # one option: its line is 6
     _stream("lans = 4"): ["6: [outgoing] lans: unknown option; did you mean lanes?"],
     _stream("username = me"): [
-        "6: [outgoing] username: unknown option of this section; did you mean [sftp] username?"
+        "6: [outgoing] username: unknown option of this section; "
+        "did you mean [sftp], [rsync_ssh] or [rsync_native] username?"
     ],
     _stream("user_name = me"): ["6: [outgoing] user_name: unknown option; did you mean [sftp] username?"],
     _stream("[incoming]", "qqq = 1"): ["7: [incoming] qqq: unknown option; this section has stop_file"],
     _stream("receipt_file_poll_count = 100"): [
         "6: [outgoing] receipt_file_poll_count: unknown option; did you mean stop_file_poll_interval?"
     ],
-    _stream("[rsync_ssh]", "cmd = rsync"): [
-        "6: [rsync_ssh]: unknown section; there are global, data_stream, incoming, outgoing, sftp, logging"
+    _stream("[gopher]", "cmd = rsync"): [
+        "6: [gopher]: unknown section; there are global, data_stream, incoming, outgoing, sftp, rsync_ssh, "
+        "rsync_native, logging"
     ],
     _stream("", "[Sftp]", "port = 1"): ["7: [Sftp]: unknown section; did you mean [sftp]?"],
     _stream("[DEFAULT]", "lanes = 1"): [
-        "6: [DEFAULT]: unknown section; there are global, data_stream, incoming, outgoing, sftp, logging"
+        "6: [DEFAULT]: unknown section; there are global, data_stream, incoming, outgoing, sftp, rsync_ssh, "
+        "rsync_native, logging"
     ],
     _stream("lanes = 4", "lanes = 5"): ["7: [outgoing] lanes: given twice, first in line 6; keep one of them"],
     _stream("[outgoing]"): ["6: [outgoing]: section given twice, first in line 3; put both together"],
@@ -391,7 +394,8 @@ FINDINGS = {
         "7: [logging] base_log_dir: '/no/such' is no directory; make it or give another"
     ],
     GOOD.replace("local", "sftpx"): [
-        "4: [outgoing] transfer_protocol: 'sftpx' is no transport here; give one of local, sftp"
+        "4: [outgoing] transfer_protocol: 'sftpx' is no transport here; "
+        "give one of local, sftp, rsync_ssh, rsync_native"
     ],
     GOOD.replace("/target", "target"): [
         "5: [outgoing] target_dir: 'target/images' is relative; give an absolute path, beginning with /"
@@ -424,10 +428,11 @@ FINDINGS = {
         "6: [outgoing] target_host: '$HOST' cannot be used; give the name or the address of a host"
     ],
     _stream(f"target_host = me:{SECRET}@host"): [
-        "6: [outgoing] target_host: holds a user; give the host alone and put the user in [sftp] username"
+        "6: [outgoing] target_host: holds a user; give the host alone and put the user in the protocol's section"
     ],
     _stream("target_host = host:22"): [
-        "6: [outgoing] target_host: 'host:22' is no IPv6 address; give the host alone and put a port in [sftp] port"
+        "6: [outgoing] target_host: 'host:22' is no IPv6 address; "
+        "give the host alone and put a port in the protocol's section"
     ],
     # compulsory options
     "": [

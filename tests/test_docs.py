@@ -19,9 +19,11 @@ import mistamover
 from mistamover import config, options
 from mistamover.cli import _mistamover
 from mistamover.errors import ConfigError, Exit
+from mistamover.rsync_options import EVERY_RUN, OURS, STAGING
 from tests.program import Local, command, environment
 from tests.sshd import Sshd
 from tests.test_floors import FLOORS, PACKAGE, modules
+from tests.test_rsync_options import BREAKING
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.rst"
@@ -69,6 +71,9 @@ def section(text: str, title: str) -> str:
     return re.split(r"\n[^\n]+\n-{3,}\n", rest)[0]
 
 
+OF_RSYNC = {*BREAKING.split(), "--link-dest", *(f"--{name}" for name in EVERY_RUN | STAGING | OURS)}
+
+
 # -- what is wrong with a page -----------------------------------------------------------------------------
 
 
@@ -100,7 +105,7 @@ def unknown_commands(text: str) -> Iterator[str]:
         for line in place.splitlines():
             for words in _command_lines(line):
                 yield from _unknown_words(words)
-            if re.match(r"--[a-z]", line) and line.split()[0].split("=")[0] not in _options(_mistamover):
+            if re.match(r"--[a-z]", line) and line.split()[0].split("=")[0] not in _options(_mistamover) | OF_RSYNC:
                 yield line
 
 

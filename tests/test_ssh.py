@@ -43,7 +43,7 @@ def log_in(tmp_path: Path) -> Iterator[LogIn]:
             rig = Rig(Path(tempfile.mkdtemp(dir=tmp_path)), options(server, connector))
             stack.callback(rig.close)
             rig.put("file")
-            transport = rig.open(sftp=sftp, target_host=host or server.host)
+            transport = rig.open(log_in=sftp, target_host=host or server.host)
             assert failed(deliver(transport, rig.units(transport))) == {}
             assert tree(rig.target) == tree(rig.spool)
             rig.close()
@@ -262,7 +262,7 @@ class TestPasswords:
         rig = Rig(tmp_path / "rig", sections)
         rig.target = server.root
         rig.put("file")
-        transport = rig.open(sftp=sftp)
+        transport = rig.open(log_in=sftp)
         assert transport.proof is Proof.DIGEST
         assert failed(deliver(transport, rig.units(transport))) == {}
         rig.close()

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from mistamover.errors import MistamoverError, TargetDown, TargetRefused
-from mistamover.options import Settings
+from mistamover.options import Settings, SshLogIn
 
 if TYPE_CHECKING:
     import paramiko
@@ -115,22 +116,38 @@ class _LogIn:
         self.users = 1
         self.is_private = False
         """Whether it is for one lane alone: on a long line, each connection carries only so much."""
-        self.directory = _private_directory(settings)
+        self.directory = private_directory(settings)
         self.carrier: PipeChannel | None = None
+
+    @property
+    def _socket(self) -> Path:
+        return Path(self.directory, "s")
+
+    def options(self) -> list[str]:
+        """Options of ssh(1) for what uses this log-in, or makes it."""
+        master = "no" if self.carrier else "yes"
+        return [*ssh_options(self.settings), f"-oControlMaster={master}", f"-oControlPath={_quoted(self._socket)}"]
 
     def start(self, flags: Sequence[str], what: str) -> PipeChannel:
         """Start a program at the far side."""
-        master = "no" if self.carrier else "yes"
-        argv = [
-            "ssh",
-            *ssh_options(self.settings),
-            f"-oControlMaster={master}",
-            f"-oControlPath={_quoted(Path(self.directory, 's'))}",
-        ]
-        argv += [*flags, "--", str(self.settings.outgoing.target_host), what]
+        argv = ["ssh", *self.options(), *flags, "--", str(self.settings.outgoing.target_host), what]
         channel = PipeChannel(argv, self.settings)
         self.carrier = self.carrier or channel
         return channel
+
+    def hold(self, more: Sequence[str]) -> None:
+        """Log in and start nothing there, until other programs do; ``more`` are options of ssh(1)."""
+        if self.carrier is None:
+            argv = [*guarded(), "ssh", *self.options(), *more, "-N", "--", str(self.settings.outgoing.target_host)]
+            self.carrier = PipeChannel(argv, self.settings)
+        timeout = ssh_log_in(self.settings).connect_timeout
+        end = time.monotonic() + timeout
+        while not self._socket.exists():
+            if not self.carrier.is_running:
+                raise self.carrier.ended()
+            if time.monotonic() > end:
+                raise TargetDown(f"{self.settings.outgoing.target_host}: no answer within {timeout:g} s")
+            time.sleep(0.005)
 
     @property
     def is_alive(self) -> bool:
@@ -189,6 +206,22 @@ class OpenSsh(Connection):
         """Another channel of the same log-in."""
         return self._start([], line)
 
+    def shared(self, more: Sequence[str]) -> list[str]:
+        """Log in; gives the options by which the ssh of another program uses that. ``more`` are its own."""
+        self._log_in.hold(more)
+        # Where ours is gone, it is not to log in by itself: we would never hear of it.
+        return ["-oProxyCommand=false", *self._log_in.options(), *more]
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether we are logged in."""
+        return self._log_in.is_alive
+
+    def ended(self) -> MistamoverError:
+        """Why we are not logged in any more."""
+        assert self._log_in.carrier is not None  # noqa: S101 - we were
+        return self._log_in.carrier.ended()
+
     def _start(self, flags: Sequence[str], what: str) -> Channel:
         channel = self._log_in.start(flags, what)
         self._channels.append(channel)
@@ -198,6 +231,8 @@ class OpenSsh(Connection):
         """Kill our programs."""
         for channel in self._channels:
             channel.abort()
+        if self._log_in.carrier is not None:
+            self._log_in.carrier.abort()
 
     def close(self) -> None:
         """End our programs; the connection goes with the last lane that uses it."""
@@ -218,7 +253,7 @@ LONGEST_DIRECTORY = 60
 SOCKETS = "ssh-"
 
 
-def _private_directory(settings: Settings) -> str:
+def private_directory(settings: Settings) -> str:
     """A directory for a control socket, in the stream's state directory if its path is short enough.
 
     What runs that were killed left there is removed.
@@ -233,13 +268,26 @@ def _private_directory(settings: Settings) -> str:
     return tempfile.mkdtemp(prefix=f"{SOCKETS}{os.getpid()}-", dir=state)
 
 
+def guarded() -> list[str]:
+    """What a command begins with to end with the thread that started it, as when we are killed."""
+    return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+
+
 def _is_running(process: str) -> bool:
     return Path(f"/proc/{process}").exists()
 
 
+def ssh_log_in(settings: Settings) -> SshLogIn:
+    """How the stream logs in over SSH."""
+    section = settings.log_in
+    if not isinstance(section, SshLogIn):
+        raise TypeError(f"{settings.outgoing.transfer_protocol} does not use SSH")
+    return section
+
+
 def ssh_options(settings: Settings) -> list[str]:
     """Options of ssh(1) for this stream. Nothing secret is among them."""
-    sftp = settings.sftp
+    log_in = ssh_log_in(settings)
     options = [
         "-a", "-x", "-T",
         "-oBatchMode=yes",
@@ -249,18 +297,18 @@ def ssh_options(settings: Settings) -> list[str]:
         "-oPermitLocalCommand=no",
         "-oEscapeChar=none",
         "-oLogLevel=ERROR",
-        f"-oConnectTimeout={max(1, round(sftp.connect_timeout))}",
+        f"-oConnectTimeout={max(1, round(log_in.connect_timeout))}",
         f"-oServerAliveInterval={KEEPALIVE}",
         f"-oCiphers=^{','.join(CIPHERS)}",
     ]  # fmt: skip
-    if sftp.port is not None:
-        options.append(f"-p{sftp.port}")
-    if sftp.username:
-        options.append(f"-l{sftp.username}")
-    if sftp.key_file:
-        options += [f"-oIdentityFile={_quoted(sftp.key_file)}", "-oIdentitiesOnly=yes"]
-    if sftp.known_hosts:
-        options.append(f"-oUserKnownHostsFile={_quoted(sftp.known_hosts)}")
+    if log_in.port is not None:
+        options.append(f"-p{log_in.port}")
+    if log_in.username:
+        options.append(f"-l{log_in.username}")
+    if log_in.key_file:
+        options += [f"-oIdentityFile={_quoted(log_in.key_file)}", "-oIdentitiesOnly=yes"]
+    if log_in.known_hosts:
+        options.append(f"-oUserKnownHostsFile={_quoted(log_in.known_hosts)}")
     return options
 
 
@@ -275,7 +323,7 @@ class PipeChannel(Channel):
 
     def __init__(self, argv: Sequence[str], settings: Settings) -> None:
         self._settings = settings
-        self.patience = settings.sftp.stall_timeout
+        self.patience = ssh_log_in(settings).stall_timeout
         self._messages: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the program
         # A session of its own: Ctrl-C at our terminal is for us to answer, not for ssh.
         self._process = subprocess.Popen(
@@ -379,14 +427,15 @@ def explain_ssh(messages: str, settings: Settings) -> MistamoverError:
 
 def _place(settings: Settings) -> tuple[str, str]:
     """Host and port as ssh-keyscan takes them, and the host as known_hosts names it."""
-    host, port = str(settings.outgoing.target_host), settings.sftp.port or 22
+    host, port = str(settings.outgoing.target_host), ssh_log_in(settings).port or 22
     if port == 22:
         return shlex.quote(host), shlex.quote(host)
     return f"-p {port} {shlex.quote(host)}", shlex.quote(f"[{host}]:{port}")
 
 
 def _known_hosts(settings: Settings) -> str:
-    return shlex.quote(str(settings.sftp.known_hosts)) if settings.sftp.known_hosts else "~/.ssh/known_hosts"
+    path = ssh_log_in(settings).known_hosts
+    return shlex.quote(str(path)) if path else "~/.ssh/known_hosts"
 
 
 def unknown_key(settings: Settings) -> str:
@@ -412,12 +461,14 @@ def changed_key(settings: Settings) -> str:
 
 def refused_login(settings: Settings) -> str:
     """What to say about a log-in that the host refused."""
-    user = f"{settings.sftp.username}@" if settings.sftp.username else ""
-    key = f"-i {shlex.quote(str(settings.sftp.key_file))} " if settings.sftp.key_file else ""
-    port = f"-p {settings.sftp.port} " if settings.sftp.port else ""
+    log_in = ssh_log_in(settings)
+    user = f"{log_in.username}@" if log_in.username else ""
+    key = f"-i {shlex.quote(str(log_in.key_file))} " if log_in.key_file else ""
+    port = f"-p {log_in.port} " if log_in.port else ""
+    section = settings.outgoing.transfer_protocol
     host = settings.outgoing.target_host
     return (
-        f"{host}: log-in refused; check [sftp] username and key_file, and that the key is in the account's "
+        f"{host}: log-in refused; check [{section}] username and key_file, and that the key is in the account's "
         f"authorized_keys: ssh {port}{key}{user}{host}"
     )
 

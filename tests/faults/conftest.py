@@ -22,21 +22,21 @@ def local(tmp_path: Path) -> Rig:
     return Rig(tmp_path / "rig")
 
 
-@pytest.fixture(params=["local", *CONNECTORS])
+@pytest.fixture(params=["local", *CONNECTORS, "rsync_ssh"])
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
-    """A stream to a directory of this host, and over SFTP by either connector."""
+    """A stream to a directory of this host, and over SSH in all ways."""
     if request.param == "local":
         return Rig(tmp_path / "rig")
     server: Sshd = request.getfixturevalue("sshd")
     return Rig(tmp_path / "rig", server, request.param)
 
 
-@pytest.fixture(params=["local", "openssh"])
+@pytest.fixture(params=["local", "openssh", "rsync_ssh"])
 def either(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
-    """A stream to a directory of this host, and one over SFTP: where the connector makes no difference."""
+    """A stream to a directory of this host, over SFTP, and by rsync: where the connector makes no difference."""
     if request.param == "local":
         return Rig(tmp_path / "rig")
-    return Rig(tmp_path / "rig", request.getfixturevalue("sshd"))
+    return Rig(tmp_path / "rig", request.getfixturevalue("sshd"), request.param)
 
 
 @pytest.fixture(scope="session")

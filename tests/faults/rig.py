@@ -17,6 +17,7 @@ import mistamover
 from tests.faults.oracle import Oracle
 from tests.faults.zygote import environment, zygote
 from tests.needs import find
+from tests.rsyncd import MODULE, PASSWORD, USER, Rsyncd
 from tests.sshd import Sshd, wait_for
 
 PACKAGE = Path(mistamover.__file__).parent
@@ -50,11 +51,12 @@ class Run:
 
 @dataclass
 class Rig:
-    """Where a test moves files. ``server`` makes it a stream over SFTP, with ``connector``."""
+    """Where a test moves files. ``server`` makes it a stream over SFTP, or by rsync."""
 
     base: Path
-    server: Sshd | None = None
+    server: Sshd | Rsyncd | None = None
     connector: str = "openssh"
+    """Of SFTP; "rsync_ssh" for rsync over ssh."""
     port: int | None = None
     """Of a relay before the server."""
     package: Path = PACKAGE.parent
@@ -67,9 +69,9 @@ class Rig:
     def __post_init__(self) -> None:
         self.spool, self.state = self.base / "spool", self.base / "state"
         self.target = (
-            self.base / "target"
-            if self.server is None
-            else self.server.root / f"target-{os.getpid()}-{next(_number)}"
+            self.server.root / f"target-{os.getpid()}-{next(_number)}"
+            if isinstance(self.server, Sshd)
+            else self.base / "target"
         )
         for directory in (self.spool, self.state, self.target):
             directory.mkdir(parents=True)
@@ -89,37 +91,42 @@ class Rig:
         sections: dict[str, dict[str, object]] = {
             "global": {"state_dir": self.state},
             "data_stream": {"name": NAME, "directory": self.spool, "settle_time": 0},
-            "outgoing": {"target_dir": self.target, "lanes": 1, "retry_interval": 0, **self._protocol()},
-            "sftp": self._sftp(),
+            "outgoing": {"target_dir": self.target, "lanes": 1, "retry_interval": 0},
         }
-        for section, values in (options or {}).items():
+        for section, values in (*self._far_side().items(), *(options or {}).items()):
             sections.setdefault(section, {}).update(values)
         self.oracle.mirror = sections["outgoing"].get("transfer_mode") == "mirror"
         self.stream.write_text("".join(_section(name, values) for name, values in sections.items() if values))
 
-    def _protocol(self) -> dict[str, object]:
+    def _far_side(self) -> Options:
+        """The options that lead to the server."""
         if self.server is None:
-            return {"transfer_protocol": "local"}
-        return {"transfer_protocol": "sftp", "target_host": self.server.host}
-
-    def _sftp(self) -> dict[str, object]:
-        if self.server is None:
-            return {}
-        return {
-            "connector": self.connector,
-            "port": self.port or self.server.port,
+            return {"outgoing": {"transfer_protocol": "local"}}
+        port = self.port or self.server.port
+        host = {"target_host": self.server.host}
+        if isinstance(self.server, Rsyncd):
+            self.stream.touch(mode=0o600)
+            return {
+                "outgoing": {"transfer_protocol": "rsync_native", "target_dir": f"{MODULE}{self.target}", **host},
+                "rsync_native": {"port": port, "username": USER, "password": PASSWORD},
+            }
+        protocol, more = (
+            ("rsync_ssh", {}) if self.connector == "rsync_ssh" else ("sftp", {"connector": self.connector})
+        )
+        log_in = {
+            "port": port,
             "username": self.server.username,
             "key_file": self.server.key_file,
-            "known_hosts": self._known_hosts(),
+            "known_hosts": self._known_hosts(self.server),
         }
+        return {"outgoing": {"transfer_protocol": protocol, **host}, protocol: {**log_in, **more}}
 
-    def _known_hosts(self) -> Path:
-        assert self.server is not None
+    def _known_hosts(self, server: Sshd) -> Path:
         if self.port is None:
-            return self.server.known_hosts
-        key = " ".join(Path(f"{self.server.host_key}.pub").read_text().split()[:2])
+            return server.known_hosts
+        key = " ".join(Path(f"{server.host_key}.pub").read_text().split()[:2])
         file = self.base / "known_hosts"
-        file.write_text(f"[{self.server.host}]:{self.port} {key}\n")
+        file.write_text(f"[{server.host}]:{self.port} {key}\n")
         return file
 
     # -- runs ----------------------------------------------------------------------------------------------
@@ -204,7 +211,7 @@ def was_killed(run: Run) -> bool:
     return run.code in (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
-def at_rest(server: Sshd | None) -> None:
+def at_rest(server: Sshd | Rsyncd | None) -> None:
     """Wait until nobody is logged in any more: the far side still works on what a killed run had sent."""
     if server is not None:
         wait_for(lambda: not server.sessions(), "the sessions of a killed run to end")

@@ -12,6 +12,7 @@ from tests.faults.conftest import MakeDisk
 from tests.faults.oracle import Watcher
 from tests.faults.rig import Options, Rig, Run
 from tests.needs import find
+from tests.sshd import Sshd
 
 pytestmark = pytest.mark.needs("root", "mount")
 
@@ -97,7 +98,8 @@ def test_a_target_that_becomes_read_only(either: Rig, small_disk: MakeDisk) -> N
 def test_a_target_that_is_not_mounted(either: Rig, small_disk: MakeDisk) -> None:
     # What lies below the mount point must not be filled: there, target_dir does not exist.
     disk = small_disk(
-        either.base / "disk" if either.server is None else either.server.root / either.base.parent.name, FULL
+        either.server.root / either.base.parent.name if isinstance(either.server, Sshd) else either.base / "disk",
+        FULL,
     )
     either.write({"outgoing": {"target_dir": disk / "target"}})
     either.oracle.target = disk / "target"

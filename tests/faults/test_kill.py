@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.rig import Options, Rig, at_rest, strace, was_killed
+from tests.rsyncd import Rsyncd
 from tests.sshd import Sshd
 
 pytestmark = pytest.mark.needs("strace")
@@ -68,7 +69,8 @@ def kill_everywhere(
     call: str,
     prepare: Callable[[Rig], None] = fill,
     *,
-    server: Sshd | None = None,
+    server: Sshd | Rsyncd | None = None,
+    connector: str = "openssh",
     places: tuple[str, ...] = (),
     step: int = 1,
 ) -> list[Rig]:
@@ -80,7 +82,7 @@ def kill_everywhere(
     log = base / "strace.log"
     for number in count(1, step):
         assert number < MANY, "no run survives"
-        rig = Rig(base / str(number), server)
+        rig = Rig(base / str(number), server, connector)
         prepare(rig)
         rigs.append(rig)
         paths = [rig.spool / place for place in places]
@@ -149,3 +151,18 @@ def test_mirror(tmp_path: Path, call: str, step: int) -> None:
 @pytest.mark.parametrize(("call", "step"), [("writev", 3), ("renameat2", 2), ("unlinkat", 3), ("fdatasync", 4)])
 def test_sftp(tmp_path: Path, sshd: Sshd, call: str, step: int) -> None:
     kill_everywhere(tmp_path, call, server=sshd, step=step)
+
+
+RSYNC = [("symlink", 4), ("pidfd_open", 2), ("renameat2", 3)]
+
+
+@pytest.mark.needs("sshd", "ssh", "ssh-keygen", "rsync", "setpriv")
+@pytest.mark.parametrize(("call", "step"), RSYNC)
+def test_rsync_over_ssh(tmp_path: Path, sshd: Sshd, call: str, step: int) -> None:
+    kill_everywhere(tmp_path, call, server=sshd, connector="rsync_ssh", step=step)
+
+
+@pytest.mark.needs("rsync", "setpriv")
+@pytest.mark.parametrize(("call", "step"), RSYNC)
+def test_rsync_to_a_daemon(tmp_path: Path, rsyncd: Rsyncd, call: str, step: int) -> None:
+    kill_everywhere(tmp_path, call, server=rsyncd, step=step)

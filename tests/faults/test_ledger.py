@@ -143,6 +143,7 @@ def test_it_is_spoilt(local: Rig, how: str) -> None:
     local.run_clean()
 
 
+@pytest.mark.parametrize("either", ["local", "openssh"], indirect=True)
 @pytest.mark.parametrize("left", ["nothing", "an empty file"])
 def test_it_is_gone(either: Rig, left: str) -> None:
     # Delivered files of which nobody knows any more, and sources whose removal was interrupted.

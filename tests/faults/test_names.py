@@ -85,7 +85,7 @@ def test_they_come_back_from_quarantine_as_they_were(either: Rig) -> None:
 
 
 def check_nothing_ran(rig: Rig) -> None:
-    places = [rig.base, *([rig.server.root, rig.server.directory / "home"] if rig.server else [])]
+    places = [rig.base, *([rig.server.root, rig.server.directory / "home"] if isinstance(rig.server, Sshd) else [])]
     assert not [path for place in places for path in place.rglob("pwned")]
     assert not (Path.home() / "pwned").exists()
 

@@ -25,7 +25,7 @@ from mistamover.options import Settings
 from mistamover.spool import Spool
 from mistamover.transports import transport_class
 from mistamover.transports.contract import Transport
-from mistamover.unit import OWN_NAME, Ignored, Outcome, Unit
+from mistamover.unit import OWN_NAME, Ignored, Outcome, Unit, named
 from tests.needs import find
 
 STREAM = "images"
@@ -93,9 +93,21 @@ class Rig:
     """A spool, a target directory, and streams from the one to the other."""
 
     def __init__(
-        self, base: Path, options: Mapping[str, Mapping[str, str]], kind: type[Transport] | None = None
+        self,
+        base: Path,
+        options: Mapping[str, Mapping[str, str]],
+        kind: type[Transport] | None = None,
+        module: str = "",
+        staged_name: Callable[[Unit], str] = lambda unit: unit.staged,
     ) -> None:
+        """Make the directories.
+
+        ``module`` comes before every target directory: what a daemon calls the root of its file system.
+        ``staged_name`` is where in the staging directory a unit is staged.
+        """
         self.base = base
+        self._module = module
+        self.staged_name = staged_name
         self.spool = base / "spool"
         self.target = base / "target"
         self.outside = base / "outside"
@@ -105,13 +117,16 @@ class Rig:
         for directory in (self.spool, self.target, self.outside):
             directory.mkdir()
 
-    def settings(self, name: str = STREAM, sftp: Mapping[str, str] | None = None, **outgoing: str) -> Settings:
-        """The settings of a stream with these options besides its own."""
+    def settings(self, name: str = STREAM, log_in: Mapping[str, str] | None = None, **outgoing: str) -> Settings:
+        """The settings of a stream with these options besides its own; ``log_in`` is for its protocol."""
+        far = {"target_dir": str(self.target), **self._options.get("outgoing", {}), **outgoing}
+        protocol = far["transfer_protocol"]
         sections = {
             "data_stream": {"name": name, "directory": str(self.spool)},
-            "outgoing": {"target_dir": str(self.target), **self._options.get("outgoing", {}), **outgoing},
-            "sftp": {**self._options.get("sftp", {}), **(sftp or {})},
+            "outgoing": {**far, "target_dir": self._module + far["target_dir"]},
         }
+        if protocol in self._options or log_in:
+            sections[protocol] = {**self._options.get(protocol, {}), **(log_in or {})}
         lines = [
             line
             for title, options in sections.items()
@@ -127,11 +142,11 @@ class Rig:
         tick: Tick = lambda _: None,
         *,
         name: str = STREAM,
-        sftp: Mapping[str, str] | None = None,
+        log_in: Mapping[str, str] | None = None,
         **outgoing: str,
     ) -> Transport:
         """A transport that is closed at the end of the test, and not yet open."""
-        settings = self.settings(name, sftp, **outgoing)
+        settings = self.settings(name, log_in, **outgoing)
         spool = Spool(self.spool, mirror=True, algorithm=settings.outgoing.checksum)
         self._opened.callback(spool.close)
         kind = self._kind or transport_class(settings.outgoing.transfer_protocol)
@@ -144,11 +159,11 @@ class Rig:
         tick: Tick = lambda _: None,
         *,
         name: str = STREAM,
-        sftp: Mapping[str, str] | None = None,
+        log_in: Mapping[str, str] | None = None,
         **outgoing: str,
     ) -> Transport:
         """An open transport."""
-        return self.transport(tick, name=name, sftp=sftp, **outgoing).open()
+        return self.transport(tick, name=name, log_in=log_in, **outgoing).open()
 
     def close(self) -> None:
         self._opened.close()
@@ -168,14 +183,16 @@ class Rig:
         found = sorted(spool.scan(Ignored(())), key=lambda unit: unit.path)
         wanted = [unit for unit in found if not paths or unit.path in paths]
         assert wanted
-        return [unit._replace(staged=f"{transport.tag}{number:04x}") for number, unit in enumerate(wanted)]
+        return named(wanted, f"{transport.tag}5eed", 0)
 
     def staged(self, unit: Unit, name: str = STREAM) -> Path:
         """Where a staged file is."""
-        return self.target / OWN_NAME / name / unit.staged
+        place = self.target / OWN_NAME / name
+        return place / self.staged_name(unit)
 
     def all_staged(self, name: str = STREAM) -> set[str]:
-        return set(os.listdir(self.target / OWN_NAME / name))
+        """All files in the staging directory."""
+        return set(files(self.target / OWN_NAME / name))
 
 
 def write(path: Path, data: bytes) -> Path:

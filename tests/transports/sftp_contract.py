@@ -9,7 +9,7 @@ import pytest
 
 from mistamover.transports.contract import Proof
 from tests.sshd import Sshd
-from tests.transports.contract import ConnectionContract, SendingContract, TransportContract
+from tests.transports.contract import ConnectionContract, SendingContract, Server, TransportContract
 
 READBACK = frozenset({Proof.READBACK, Proof.SIZE, Proof.NONE})
 
@@ -60,8 +60,9 @@ class SftpConnectionContract(ConnectionContract):
     connector: ClassVar[str]
 
     @pytest.fixture
-    def server(self, sshd_to_hurt: Sshd) -> Sshd:
+    def server(self, sshd_to_hurt: Sshd) -> Server:
         return sshd_to_hurt
 
-    def options_of(self, server: Sshd) -> Mapping[str, Mapping[str, str]]:
+    def options_of(self, server: Server) -> Mapping[str, Mapping[str, str]]:
+        assert isinstance(server, Sshd)
         return options(server, self.connector)

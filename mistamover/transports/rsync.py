@@ -1,0 +1,699 @@
+"""The transports of rsync: over ssh, and to a daemon. No shell is needed at the far side.
+
+A batch takes five runs of the program. It is staged; a dry run compares checksums of what is staged with the
+sources; another one looks at what stands under the final names; the receiver links the staged files there; the
+staged names are removed. Publishing reads stand-ins that rsync cannot open, so that nothing but what was proven
+can get a final name: a source that changes meanwhile is never sent there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import groupby
+from pathlib import Path
+from typing import ClassVar, Self
+
+from mistamover import digest, rsync_options
+from mistamover.errors import (
+    MistamoverError,
+    NotTaken,
+    NotVerified,
+    Parked,
+    TargetDown,
+    TargetFull,
+    TargetRefused,
+    UnitError,
+    UnitRefused,
+)
+from mistamover.options import RsyncNative as NativeOptions
+from mistamover.options import RsyncSsh as SshOptions
+from mistamover.rsync_options import Words
+from mistamover.transports import known_faults, ssh
+from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, taken
+from mistamover.transports.far_shell import SLOWEST_DISK
+from mistamover.transports.rsync_run import (
+    DOWN,
+    NOT_FOUND,
+    PARTLY_DONE,
+    Item,
+    Result,
+    Run,
+    version,
+    without_override,
+)
+from mistamover.transports.rsync_trees import Sources, Tree
+from mistamover.unit import BATCH_DIGITS, OWN_NAME, Outcome, Unit, batches
+
+PLAIN = ("--no-recursive", "--no-links", "--no-perms", "--no-times", "--no-owner", "--no-group")
+DRY = ("--dry-run", "-ii", "--out-format=%i %n")
+MOST_OPEN = 1024
+"""Sources of one lane that are open at the same time."""
+
+
+class Rsync(Transport):
+    """What both have in common; they differ in how the far side is reached."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(frozenset({Proof.DIGEST, Proof.SIZE, Proof.NONE}))
+
+    _private: str | None = None
+    _run: Run | None = None
+
+    # -- how the far side is reached -------------------------------------------------------------------------
+
+    _words: Words
+
+    @abstractmethod
+    def _connect(self) -> None:
+        """Make ready what every run needs."""
+
+    @abstractmethod
+    def _reach(self) -> list[str]:
+        """The options of a run that lead to the far side."""
+
+    @abstractmethod
+    def _place(self, path: str) -> str:
+        """What rsync calls a path at the far side."""
+
+    @abstractmethod
+    def _explain(self, result: Result) -> MistamoverError | None:
+        """What a run's failure means that only this way of reaching the far side has."""
+
+    @abstractmethod
+    def _known_faults(self) -> Iterator[Finding]:
+        """What is known of the far side's faults."""
+
+    @property
+    @abstractmethod
+    def _options(self) -> SshOptions | NativeOptions:
+        """The section of the protocol."""
+
+    def open(self) -> Self:
+        """Connect, look at the target directory and make the staging directory."""
+        self._held: list[Sources] = []
+        self._proving: list[_Part] = []
+        self._trouble: dict[str, Result] = {}
+        options = self._options
+        command = rsync_options.read_command(options.cmd)
+        extra = rsync_options.read_options(options.extra_options)
+        self._words = command._replace(
+            shell=command.shell + extra.shell,
+            every_run=command.every_run + extra.every_run,
+            staging=command.staging + extra.staging,
+        )
+        self._buffer = bytearray(digest.CHUNK)
+        self._reader = self.spool.reader()
+        self._private = ssh.private_directory(self.settings)
+        self._sync = ["--fsync"] if version(self._words.program) >= (3, 2, 4) else []
+        self._connect()
+        self._look_at_target()
+        return self
+
+    def close(self) -> None:
+        """End what runs, and remove what is ours here."""
+        self.abort()
+        if self._private is not None:
+            self._let_go()
+            self._reader.forget()
+            shutil.rmtree(self._private, ignore_errors=True)
+            self._private = None
+
+    def abort(self) -> None:
+        """Kill what runs."""
+        if (run := self._run) is not None:
+            run.kill()
+
+    # -- runs ------------------------------------------------------------------------------------------------
+
+    def _start(
+        self, options: Sequence[str], tree: Tree, place: str, names: Iterable[str], before: Sequence[str] = ()
+    ) -> Run:
+        """Begin a run from a tree of ours to a directory at the far side."""
+        command = self._command([*options, "--from0", "--files-from=-"], tree, place)
+        # A name that begins with # or ; would be taken for a comment.
+        self._run = Run([*before, *command], (f"./{name}" for name in names))
+        return self._run
+
+    def _command(self, options: Sequence[str], tree: Tree, place: str) -> list[str]:
+        words = self._words
+        ends = f"{tree.path}/", self._place(place)
+        return [words.program, *self._reach(), *words.every_run, *PLAIN, *options, *ends]
+
+    def _finish(self, run: Run, size: int = 0, *, parks: bool = False) -> Result:
+        """Wait for its end, which the far side may put off by reading or writing ``size`` bytes.
+
+        Raises ``TargetDown`` and ``TargetRefused``; a run that did part of its work returns.
+        """
+        patience = self._options.stall_timeout + size / SLOWEST_DISK
+        try:
+            result = run.wait(patience, self.tick if parks else lambda _: None)
+        except TargetDown as error:
+            raise TargetDown(f"{self.settings.outgoing.target_host}: {error}") from error
+        finally:
+            self._run = None
+        if result.code in PARTLY_DONE or result.is_full:
+            return result
+        raise self._failure(result)
+
+    def _failure(self, result: Result) -> MistamoverError:
+        host = self.settings.outgoing.target_host
+        if error := self._explain(result):
+            return error
+        if result.code == NOT_FOUND or any("command not found" in line for line in result.messages):
+            return TargetRefused(f"{host}: there is no rsync; install it there, or give --rsync-path in cmd")
+        if result.code in DOWN or result.code < 0:
+            return TargetDown(f"{host}: {result.reason}")
+        return TargetRefused(f"{host}: {result.reason}")
+
+    def _ask(
+        self, options: Sequence[str], tree: Tree, place: str, names: Iterable[str], before: Sequence[str] = ()
+    ) -> Result:
+        """A short run, from its beginning to its end."""
+        with self._start(options, tree, place, names, before) as run:
+            return self._finish(run)
+
+    def _look(self, tree: Tree, place: str, names: Iterable[str]) -> dict[str, Item]:
+        """What is missing at the far side, or is a directory where the tree has one; all else is not told."""
+        return self._ask(("-d", *DRY, "--ignore-existing"), tree, place, names).items
+
+    def _tree(self) -> Tree:
+        assert self._private is not None  # noqa: S101 - it is open
+        return Tree(self._private)
+
+    def _sources(self) -> Sources:
+        assert self._private is not None  # noqa: S101 - it is open
+        return Sources(self._private, self._reader)
+
+    # -- the target ------------------------------------------------------------------------------------------
+
+    def _look_at_target(self) -> None:
+        """Look at the target and at the staging directory, which is made where it is missing.
+
+        What stands in its place is left alone: it could be a link that leads elsewhere.
+        """
+        own = [OWN_NAME, f"{OWN_NAME}/{self.settings.name}"]
+        if self.settings.outgoing.create_target:
+            self._make(["."], "--mkpath")
+        found = self._directories([".", *own])
+        if not _is_there(found.get(".")):
+            raise TargetRefused(
+                f"{self.target}: no such directory there; mount or make it, or set [outgoing] create_target = yes"
+            )
+        if wrong := [name for name in own if name not in found]:
+            raise TargetRefused(f"{self.target}/{wrong[0]}: is no directory; move it away")
+        if not all(map(_is_there, found.values())):
+            self._make(own, "--chmod=D0777")
+            if not all(map(_is_there, self._directories(own).values())):
+                raise TargetRefused(f"{self.staging}: cannot be made there; give the account the right to write")
+
+    def _directories(self, names: Sequence[str]) -> dict[str, Item]:
+        """Which of these are directories below the target, or nothing."""
+        with self._tree() as tree:
+            for name in names:
+                tree.directory(name)
+            with _target_refused():
+                return self._look(tree, self.target, names)
+
+    def _make(self, names: Sequence[str], how: str) -> None:
+        with self._tree() as tree, _target_refused():
+            for name in names:
+                tree.directory(name)
+            self._ask(("-d", how), tree, self.target, names)
+
+    def is_stopped(self) -> bool:
+        """Whether the stop file lies in the target directory."""
+        name = self.settings.outgoing.stop_file
+        with self._tree() as tree:
+            tree.stand_in(name, 0)
+            return name not in self._look(tree, self.target, [name])
+
+    def sweep(self) -> int:
+        """Remove the directories of earlier runs of this stream."""
+        gone = self._delete(self.staging, [f"+ /{self.tag}*", "- /*"])
+        return sum(not item.name.endswith("/") for item in gone)
+
+    def _delete(self, place: str, rules: Iterable[str]) -> list[Item]:
+        """Remove what filter rules let through (rsync(1), FILTER RULES), as missing from an empty tree of ours.
+
+        Not by ``--delete-missing-args``: receivers with the checks of 3.2.7-1+deb12u2 take that for a broken list.
+        """
+        options = ("-r", "--delete", "-ii", "--out-format=%i %n", "--from0", "--filter=merge -")
+        with self._tree() as tree:
+            self._run = Run(self._command(options, tree, place), rules)
+            with self._run as run:
+                found = self._finish(run)
+        return [item for item in found.items.values() if item.change.startswith("*deleting")]
+
+    # -- send ------------------------------------------------------------------------------------------------
+
+    def send(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Stage each unit, and hash it while rsync sends it."""
+        for part in _together(units):
+            yield from self._send(part)
+
+    def _send(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        if not units:
+            return
+        self._held.append(sources := self._sources())
+        good, failed = _parted(sources.open(units))
+        yield from failed
+        place = self._staged_in(units)
+        with self._start(self._staging_options(), sources, place, (unit.path for unit in good)) as run:
+            good, failed = _parted(sources.hash(good, self._buffer, self.tick))
+            yield from failed
+            try:
+                result = self._finish(run, sum(unit.size for unit in good), parks=True) if good else None
+            except Parked as parked:
+                yield from (Outcome(unit, parked) for unit in good)
+                return
+        if result and result.is_full and result.code not in PARTLY_DONE:
+            yield from self._send_what_fits(good, sources, result)
+            return
+        if result and result.code:
+            self._trouble |= {unit.staged: result for unit in good}
+        yield from (self._finished(unit, sources) for unit in good)
+
+    def _send_what_fits(self, units: Sequence[Unit], sources: Sources, result: Result) -> Iterator[Outcome]:
+        """The run ended at the first unit that found no room: go on with those that are smaller."""
+        staged, missing = _parted(self._compare(units, self._staged_in(units), Proof.SIZE, sources))
+        yield from (self._finished(unit, sources) for unit in staged)
+        left = [outcome.unit for outcome in missing]
+        named = [unit for unit in left if f'/{unit.path}"' in "".join(result.messages)]
+        size = min((unit.size for unit in named or left), default=0)
+        yield from (Outcome(unit, _full()) for unit in left if unit.size >= size)
+        yield from self._send([unit for unit in left if unit.size < size])
+
+    @staticmethod
+    def _finished(unit: Unit, sources: Sources) -> Outcome:
+        try:
+            return Outcome(sources.finish(unit))
+        except UnitError as error:
+            return Outcome(unit, error)
+
+    def _staging_options(self) -> list[str]:
+        options = ["-L", "-t", "-O", "-W", *self._sync, *self._words.staging]
+        if self.settings.outgoing.preserve_mode:
+            options += ["-p", "--chmod=Fu+r,Fu-s,Fg-s,Fo-t"]
+        if self._options.compress:
+            options.append("-z")
+        if self._options.bandwidth_limit:
+            options.append(f"--bwlimit={max(1, self._options.bandwidth_limit // 1024)}")
+        return options
+
+    def _staged_in(self, units: Sequence[Unit]) -> str:
+        """The directory of a batch, which no other try and no other lane uses."""
+        return f"{self.staging}/{units[0].staged[:BATCH_DIGITS]}"
+
+    # -- verify ----------------------------------------------------------------------------------------------
+
+    def verify(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Have the far side compare; all parts of a batch in one run, when the first outcome is taken."""
+        part = _Part(units)
+        self._proving.append(part)
+        return self._outcomes(part)
+
+    def _outcomes(self, part: _Part) -> Iterator[Outcome]:
+        if part.outcomes is None:
+            parts, self._proving = self._proving, []
+            every = [unit for one in parts for unit in one.units]
+            outcomes = {outcome.unit.staged: outcome for outcome in self._verify(every)}
+            for one in parts:
+                one.outcomes = [outcomes[unit.staged] for unit in one.units]
+        yield from part.outcomes or ()
+
+    def _verify(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        proof = self.proof
+        for part in _together(units):
+            sources = next((one for one in reversed(self._held) if one.holds(part)), None)
+            for unit, error in self._compare(part, self._staged_in(part), proof, sources):
+                trouble = self._trouble.pop(unit.staged, None)
+                yield Outcome(unit, _why_not_staged(unit, trouble) if trouble and error else error)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        for sources in self._held:
+            sources.close()
+        self._held.clear()
+
+    def _compare(
+        self, units: Sequence[Unit], place: str, proof: Proof, sources: Sources | None = None
+    ) -> Iterator[Outcome]:
+        """Which of the units the far side holds at ``place``: byte for byte, or whatever else is proof enough."""
+        if proof is Proof.NONE:
+            yield from (Outcome(unit._replace(proof=proof.value)) for unit in units)
+            return
+        if sources is None:
+            with self._sources() as sources:
+                good, failed = _parted(sources.open(units))
+                yield from failed
+                yield from self._compare(good, place, proof, sources)
+            return
+        how = "-c" if proof is Proof.DIGEST else "--size-only"
+        with self._start(("-L", how, *DRY), sources, place, (unit.path for unit in units)) as run:
+            found = self._finish(run, sum(unit.size for unit in units)).items
+        for unit in units:
+            try:
+                sources.finish(unit)
+                if unit.path not in found or not found[unit.path].is_same:
+                    raise NotVerified("the target's file is not the same as the source")
+            except UnitError as error:
+                yield Outcome(unit, error)
+            else:
+                yield Outcome(unit._replace(proof=proof.value))
+
+    def compare(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Compare what stands under each unit's name with its source."""
+        for part in batches(units, files=MOST_OPEN):
+            for unit, error in self._compare(part, self.target, Proof.DIGEST):
+                yield Outcome(unit, taken() if isinstance(error, NotVerified) else error)
+
+    # -- publish ---------------------------------------------------------------------------------------------
+
+    def publish(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Have the receiver link each staged file to its final name, then remove the staged names."""
+        published: list[Unit] = []
+        for part in _together(units):
+            for outcome in self._publish(part):
+                if outcome.error is None:
+                    published.append(outcome.unit)
+                else:
+                    yield outcome
+        self.discard(published)
+        yield from map(Outcome, published)
+
+    def _publish(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        with self._tree() as tree:
+            good, refused = _stand_in(tree, units)
+            yield from refused
+            parents = {part for unit in good for part in _parents(unit.path)}
+            found = self._look(tree, self.target, [*parents, *(unit.path for unit in good)])
+            broken = parents - found.keys()
+            free: list[Unit] = []
+            held: list[Unit] = []
+            for unit in good:
+                if not broken.isdisjoint(_parents(unit.path)):
+                    yield Outcome(unit, _no_directory())
+                elif unit.path in found:
+                    free.append(unit)
+                elif self.may_replace(unit):
+                    held.append(unit)
+                else:
+                    yield Outcome(unit, taken())
+            looked_at = self._directories([unit.path for unit in held]) if held else {}
+            directories = {unit for unit in held if _is_there(looked_at.get(unit.path))}
+            yield from (Outcome(unit, taken()) for unit in directories)
+            yield from self._link(tree, free, "--ignore-existing")
+            yield from self._link(tree, [unit for unit in held if unit not in directories])
+
+    def _link(self, tree: Tree, units: Sequence[Unit], *more: str) -> Iterator[Outcome]:
+        """Link staged files to their final names; where the file system cannot, the receiver copies them.
+
+        A file that is replaced is unlinked first: for an instant there is none of that name.
+        """
+        if not units:
+            return
+        place = f"{OWN_NAME}/{self.settings.name}/{units[0].staged[:BATCH_DIGITS]}"
+        options = (
+            "-d", "--chmod=D0777,F0666", "--size-only", f"--link-dest={place}", *more, *DRY[1:], *self._sync,
+        )  # fmt: skip
+        names = {part for unit in units for part in (*_parents(unit.path), unit.path)}
+        result = self._ask(options, tree, self.target, names, self._powerless())
+        copied: list[Unit] = []
+        for unit in units:
+            item = result.items.get(unit.path)
+            if item is not None and item.is_linked:
+                yield Outcome(unit)
+            elif item is not None and item.change.startswith("cf"):
+                copied.append(unit)
+            else:
+                yield Outcome(unit, _why_not_published(unit, result))
+        for unit, error in self._compare(copied, self.target, Proof.DIGEST) if copied else ():
+            yield Outcome(unit._replace(proof=unit.proof), error)
+
+    def _powerless(self) -> tuple[str, ...]:
+        """What a run begins with that must not be able to send anything."""
+        assert self._private is not None  # noqa: S101 - it is open
+        return without_override(self._private)
+
+    def discard(self, units: Iterable[Unit]) -> None:
+        """Remove staged names."""
+        rules: dict[str, None] = {}
+        for unit in units:
+            self._trouble.pop(unit.staged, None)
+            path = f"{unit.staged[:BATCH_DIGITS]}/{unit.path}"
+            rules |= dict.fromkeys(f"+ /{_literal(parent)}/" for parent in _parents(path))
+            rules[f"+ /{_literal(path)}"] = None
+        if rules:
+            self._delete(self.staging, [*rules, "- *"])
+
+    # -- look ------------------------------------------------------------------------------------------------
+
+    def examine(self) -> Iterator[Finding]:
+        """Look at rights, the staging place and how names are published."""
+        yield Finding(Level.OK, f"reached {self.settings.outgoing.target_host} by rsync")
+        yield Finding(Level.OK, f"{self.target} exists")
+        yield from self._examine_staging()
+        yield Finding(Level.WARN, "rsync does not tell free space", "look at it there yourself")
+        yield Finding(Level.WARN, "rsync does not tell when names are on disk", "nothing can be done here")
+        yield from self._known_faults()
+
+    def _examine_staging(self) -> Iterator[Finding]:
+        """Stage a file of our own and link it to another name: the one way to know whether that works."""
+        staged, final = f"{self.tag}check", f"{self.tag}check-final"
+        with self._tree() as tree:
+            tree.stand_in(final, 0)
+            os.chmod(f"{tree.path}/{final}", 0o600)
+            sent = self._ask(DRY[1:], tree, f"{self.staging}/{staged}", [final])
+            how = ("--size-only", f"--link-dest={staged}", *DRY[1:])
+            found = self._ask(how, tree, self.staging, [final]).items.get(final)
+        self._delete(self.staging, [f"+ /{staged}*", "- /*"])
+        if sent.code:
+            yield Finding(Level.FAIL, f"{self.staging} is not writable: {sent.reason}", "give the account rights")
+        elif found is not None and found.is_linked:
+            yield Finding(Level.OK, f"{self.staging} is writable, and staged files get their names by hard links")
+        else:
+            yield Finding(
+                Level.WARN,
+                "the target's file system makes no hard links: there, staged files are copied to their names",
+                "nothing is lost by that; sftp renames them instead",
+            )
+
+
+@contextmanager
+def _target_refused() -> Iterator[None]:
+    """What receivers answer where a parent of the target is missing, or a file stands in its place."""
+    try:
+        yield
+    except TargetDown as error:
+        if any(text in str(error) for text in ("No such file or directory", "File exists", "Not a directory")):
+            raise TargetRefused(str(error)) from error
+        raise
+
+
+class _Part:
+    """Units that are to be proven, and what came of it."""
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        self.units = units
+        self.outcomes: list[Outcome] | None = None
+
+
+def _parted(outcomes: Iterable[Outcome]) -> tuple[list[Unit], list[Outcome]]:
+    """The units with which all is well, and the outcomes of the others."""
+    good: list[Unit] = []
+    failed: list[Outcome] = []
+    for outcome in outcomes:
+        if outcome.error is None:
+            good.append(outcome.unit)
+        else:
+            failed.append(outcome)
+    return good, failed
+
+
+def _together(units: Sequence[Unit]) -> Iterator[list[Unit]]:
+    """The units of each batch, no more than may be open at once."""
+    for _, group in groupby(units, lambda unit: unit.staged[:BATCH_DIGITS]):
+        yield from batches(group, files=MOST_OPEN)
+
+
+def _stand_in(tree: Tree, units: Sequence[Unit]) -> tuple[list[Unit], list[Outcome]]:
+    """Fill a tree with stand-ins; gives the units that have one, and the others with their errors."""
+    good: list[Unit] = []
+    refused: list[Outcome] = []
+    for unit in units:
+        try:
+            tree.stand_in(unit.path, unit.size)
+            good.append(unit)
+        except OSError as error:
+            refused.append(Outcome(unit, UnitRefused(f"rsync cannot be given that name: {error.strerror}")))
+    return good, refused
+
+
+def _literal(name: str) -> str:
+    """A name as filter rules take it: only where it holds wildcards does a backslash escape them, and itself."""
+    return re.sub(r"([*?\[\\])", r"\\\1", name) if re.search(r"[*?[]", name) else name
+
+
+def _is_there(item: Item | None) -> bool:
+    return item is not None and item.change.startswith(".d")
+
+
+def _parents(path: str) -> list[str]:
+    """``a/b/c`` gives ``a`` and ``a/b``."""
+    parts = path.split("/")
+    return ["/".join(parts[:number]) for number in range(1, len(parts))]
+
+
+def _no_directory() -> UnitError:
+    return UnitRefused("a link or a file stands at the target where one of its directories should be")
+
+
+def _full() -> UnitError:
+    return TargetFull("the target is full; make room there")
+
+
+def _why_not_staged(unit: Unit, result: Result) -> UnitError:
+    """Why a unit is not staged as it should be, by the messages of the run that sent it."""
+    said = result.about(unit.path)
+    if "File name too long" in said:
+        return UnitRefused(f"the target cannot hold a file of that name: {said}")
+    if result.is_full:
+        return _full()
+    return NotTaken(f"the target could not take it: {said}")
+
+
+def _why_not_published(unit: Unit, result: Result) -> UnitError:
+    said = result.about(unit.path)
+    if result.code == 0:
+        return taken()  # somebody took the name since we looked
+    if result.is_full or "File name too long" in said:
+        return _why_not_staged(unit, result)
+    if "ermission denied" in said:
+        return NotTaken(f"the target allows no such file there: {said}; give the account the right to write")
+    return UnitError(f"the target cannot give it its name: {said}")
+
+
+# -- over ssh ----------------------------------------------------------------------------------------------
+
+
+class RsyncSsh(Rsync):
+    """Over ssh: all runs of a lane, and of its neighbour, share one log-in."""
+
+    _connection: ssh.OpenSsh | None = None
+
+    @property
+    def _options(self) -> SshOptions:
+        return self.settings.rsync_ssh
+
+    def _connect(self) -> None:
+        self._connection = ssh.OpenSsh(self.settings)
+        words = ["ssh", *self._connection.shared(self._words.shell)]
+        self._shell = " ".join(map(_rsh_word, words))
+
+    def _reach(self) -> list[str]:
+        assert self._connection is not None  # noqa: S101 - it is open
+        if not self._connection.is_alive:
+            # Else each run would log in by itself.
+            raise self._connection.ended()
+        return [f"--rsh={self._shell}", *(["-s"] if _is_special(self.target) else [])]
+
+    def _place(self, path: str) -> str:
+        host = str(self.settings.outgoing.target_host)
+        return f"{f'[{host}]' if ':' in host else host}:{path}/"
+
+    def _explain(self, result: Result) -> MistamoverError | None:
+        if self._connection is not None and not self._connection.is_alive:
+            return self._connection.ended()
+        if result.code == 255:
+            return ssh.explain_ssh("\n".join(result.messages), self.settings)
+        return None
+
+    def _known_faults(self) -> Iterator[Finding]:
+        assert self._connection is not None  # noqa: S101 - it is open
+        shared = ["ssh", *self._connection.shared(self._words.shell), "--", str(self.settings.outgoing.target_host)]
+        yield from known_faults.of_receiver(shared, "rsync")
+        yield from known_faults.of_ssh(self.settings, self._words.shell)
+
+    def abort(self) -> None:
+        """Kill what runs, and the connection."""
+        super().abort()
+        if self._connection is not None:
+            self._connection.abort()
+
+    def close(self) -> None:
+        """Log out as well."""
+        super().close()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _rsh_word(word: str) -> str:
+    """A word of ``--rsh`` as rsync parts it: in quotes, a quote doubled."""
+    return f"""'{word.replace("'", "''")}'"""
+
+
+def _is_special(path: str) -> bool:
+    """Whether a shell could read more than itself in a path: then rsync hands it over by other means."""
+    return shlex.quote(path) != path
+
+
+# -- to a daemon -------------------------------------------------------------------------------------------
+
+
+class RsyncNative(Rsync):
+    """To a daemon; the target directory begins with its module."""
+
+    @property
+    def _options(self) -> NativeOptions:
+        return self.settings.rsync_native
+
+    def _connect(self) -> None:
+        options = self._options
+        # Else each of a run's short messages waits for the acknowledgement of the last: 90 ms a run on loopback.
+        reach = ["--sockopts=TCP_NODELAY", f"--contimeout={max(1, round(options.connect_timeout))}"]
+        if options.port is not None:
+            reach.append(f"--port={options.port}")
+        # Without a file rsync would ask for a password at our terminal.
+        reach.append(f"--password-file={self._password_file()}")
+        self._daemon = reach
+
+    def _password_file(self) -> Path:
+        """Where a password lies that rsync takes a file that nobody else may read (rsync(1), --password-file)."""
+        assert self._private is not None  # noqa: S101 - it is open
+        file = Path(self._private, "password")
+        password = self._options.password
+        with suppress(FileExistsError):
+            fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            os.write(fd, f"{password.get_secret_value() if password else ''}\n".encode())
+            os.close(fd)
+        return file
+
+    def _reach(self) -> list[str]:
+        return self._daemon
+
+    def _place(self, path: str) -> str:
+        host = str(self.settings.outgoing.target_host)
+        user = f"{self._options.username}@" if self._options.username else ""
+        return f"{user}{f'[{host}]' if ':' in host else host}::{path.removeprefix('/')}/"
+
+    def _known_faults(self) -> Iterator[Finding]:
+        yield from known_faults.of_daemon(str(self.settings.outgoing.target_host), self._options.port or 873)
+
+    def _explain(self, result: Result) -> MistamoverError | None:
+        host = self.settings.outgoing.target_host
+        said = "\n".join(result.messages)
+        if "auth failed" in said:
+            return TargetRefused(f"{host}: log-in refused; check [rsync_native] username and password")
+        if "max connections" in said:
+            return TargetDown(f"{host}: {result.reason}")
+        if "@ERROR" in said:
+            return TargetRefused(f"{host}: {result.reason}")
+        if result.code == 5:
+            return TargetDown(f"{host}: {result.reason}")
+        return None

@@ -1,0 +1,219 @@
+"""One run of the rsync program under our own watchdog, and what its output and its exit code say.
+
+rsync's own time-out is none: the far side can switch it off. Input and output are files, so that no pipe has to
+be served while it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import IO, NamedTuple, Self
+
+from mistamover.errors import TargetDown, TargetRefused
+from mistamover.transports.ssh import guarded
+
+GLANCE = 0.2
+"""Seconds between two looks at whether a run still moves, and whether we are to stop."""
+PARTLY_DONE = (0, 23, 24)
+"""Exit codes after which each unit is judged by itself: all done, some not, some sources gone."""
+DOWN = (10, 11, 12, 14, 20, 22, 30, 35)
+"""Exit codes of connections and far sides that fail: another try may succeed (rsync(1), EXIT VALUES)."""
+NOT_FOUND = 127
+FULL = ("No space left on device", "Disk quota exceeded")
+
+_ITEM = re.compile(rb"(\*deleting  |[<>ch.][fdLDS][ .+?a-zA-Z]{9}) (.+)")
+_ESCAPED = re.compile(rb"\\#([0-7]{3})")
+
+
+class Item(NamedTuple):
+    """One line of ``--out-format='%i %n'``: what was done, or would be, and to what."""
+
+    change: str
+    name: str
+
+    @property
+    def is_same(self) -> bool:
+        """Whether it is there, as it should be."""
+        return self.change.startswith((".f", ".d"))
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether it was made a hard link."""
+        return self.change.startswith("hf")
+
+
+def items(output: bytes) -> Iterator[Item]:
+    """What the itemized lines of an output say; names of directories without their slash."""
+    for line in output.split(b"\n"):
+        if found := _ITEM.fullmatch(line):
+            name = _ESCAPED.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), found[2])
+            yield Item(
+                found[1].decode(), os.fsdecode(name.removesuffix(b"/") if found[1] != b"*deleting  " else name)
+            )
+
+
+class Result(NamedTuple):
+    """What a run came to."""
+
+    code: int
+    items: dict[str, Item]
+    messages: tuple[str, ...]
+    """The lines of its standard error."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the target had no room."""
+        return any(text in line for line in self.messages for text in FULL)
+
+    def about(self, path: str) -> str:
+        """The first message about this path, or the first of all."""
+        name = path.rpartition("/")[2][:100]
+        own = (line for line in self.messages if name in line and line.startswith("rsync: "))
+        return _plain(next(own, self.reason))
+
+    @property
+    def reason(self) -> str:
+        """What went wrong, in one line."""
+        said = [line for line in self.messages if not line.startswith("rsync error: ")]
+        return _plain(next(iter([*said, *self.messages]), f"rsync ended with code {self.code}"))
+
+
+def _plain(message: str) -> str:
+    """A message without what only rsync's authors need."""
+    return re.sub(r"^rsync: (\[\w+\] )?|^@ERROR: | \(\d+\)$| \(code \d+\) at .*$", "", message)
+
+
+class Run:
+    """A program in a process group of its own; it ends with the thread that started it."""
+
+    def __init__(self, argv: Sequence[str], lines: Iterable[str] = ()) -> None:
+        self._input = _file(b"".join(os.fsencode(line) + b"\0" for line in lines))
+        self._output, self._messages = _file(), _file()
+        self._process = subprocess.Popen(
+            [*guarded(), *argv],
+            stdin=self._input,
+            stdout=self._output,
+            stderr=self._messages,
+            start_new_session=True,
+            env=_environment(),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        for file in (self._input, self._output, self._messages):
+            file.close()
+
+    def wait(self, patience: float, tick: Callable[[int], None] = lambda _: None) -> Result:
+        """Wait for its end; raises ``TargetDown`` where nothing moved for ``patience`` seconds."""
+        moved, since = self._moved(), time.monotonic()
+        with self._ends() as ends:
+            while not ends.poll(GLANCE * 1000):
+                tick(0)
+                if moved != (moved := self._moved()):
+                    since = time.monotonic()
+                elif time.monotonic() - since > patience:
+                    raise TargetDown(f"nothing moved for {patience:.0f} s")
+        code = self._process.wait()
+        return Result(code, {item.name: item for item in items(_content(self._output))}, self._said())
+
+    def _ends(self) -> _Ends:
+        return _Ends(self._process.pid)
+
+    def _said(self) -> tuple[str, ...]:
+        lines = _content(self._messages).decode("utf-8", "replace").splitlines()
+        return tuple(line.strip() for line in lines if line.strip())
+
+    def _moved(self) -> bytes:
+        """What it has read and written so far: changes while anything moves (proc(5), /proc/PID/io)."""
+        with suppress(OSError):
+            return Path(f"/proc/{self._process.pid}/io").read_bytes()
+        return b""
+
+    def kill(self) -> None:
+        """End it and all that it started; harmless when repeated."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+class _Ends:
+    """Tells when a process has ended, without waiting longer than that."""
+
+    def __init__(self, pid: int) -> None:
+        self._fd = os.pidfd_open(pid)
+
+    def __enter__(self) -> select.poll:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return poll
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def _file(content: bytes = b"") -> IO[bytes]:
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the run
+    file.write(content)
+    file.seek(0)
+    return file
+
+
+def _content(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
+def _environment() -> dict[str, str]:
+    """Ours without what would change rsync's ways; messages in English, since some are understood."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RSYNC_", "LC_", "LANG"))}
+    proxy = {name: os.environ[name] for name in ("RSYNC_PROXY", "RSYNC_CONNECT_PROG") if name in os.environ}
+    return {**kept, **proxy, "LC_ALL": "C"}
+
+
+@cache
+def without_override(directory: str) -> tuple[str, ...]:
+    """What a command begins with so that it cannot open a file of mode 0000, as root can by its capabilities.
+
+    Raises ``TargetRefused`` where that cannot be had.
+    """
+    forbidden = Path(directory, "forbidden")
+    forbidden.touch(mode=0)
+    drop = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
+    try:
+        for prefix in ((), drop):
+            with suppress(FileNotFoundError):
+                tried = subprocess.run([*prefix, "cat", str(forbidden)], capture_output=True, check=False)
+                if tried.returncode and b"ermission denied" in tried.stderr:
+                    return prefix
+    finally:
+        forbidden.unlink()
+    raise TargetRefused(
+        "rsync publishes safely only without root's right to read all: install setpriv (util-linux)"
+    )
+
+
+@cache
+def version(program: str) -> tuple[int, ...]:
+    """The version of an rsync program; raises ``TargetRefused`` where there is none."""
+    try:
+        said = subprocess.run([program, "--version"], capture_output=True, check=False, timeout=30).stdout
+    except OSError as error:
+        raise TargetRefused(f"{program}: {error.strerror}; install rsync, or name it in cmd") from error
+    found = re.search(rb"version v?(\d+)\.(\d+)\.(\d+)", said)
+    if found is None:
+        raise TargetRefused(f"{program} is no rsync; install rsync, or name it in cmd")
+    return tuple(map(int, found.groups()))

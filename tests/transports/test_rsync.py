@@ -1,0 +1,275 @@
+"""rsync over ssh, and to a daemon."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+import pytest
+
+from mistamover.errors import TargetDown, TargetRefused, UnitError
+from mistamover.transports.contract import Proof
+from mistamover.unit import BATCH_DIGITS, OWN_NAME, Unit
+from tests.conftest import StartSshd
+from tests.faults.rig import strace
+from tests.needs import find
+from tests.rsyncd import MODULE, PASSWORD, USER, Rsyncd, running_rsyncd
+from tests.sshd import Sshd, wait_for
+from tests.transports.contract import ConnectionContract, SendingContract, Server, TransportContract
+from tests.transports.rig import BIG, HUGE, Rig, deliver, failed, files, flip, noise, prove, tree
+
+pytestmark = pytest.mark.needs("rsync", "sshd", "setpriv")
+
+Options = Mapping[str, Mapping[str, str]]
+
+
+def over_ssh(server: Sshd) -> Options:
+    """The options that lead to a server by ssh."""
+    return {
+        "outgoing": {"transfer_protocol": "rsync_ssh", "target_host": server.host},
+        "rsync_ssh": {
+            "port": str(server.port),
+            "username": server.username,
+            "key_file": str(server.key_file),
+            "known_hosts": str(server.known_hosts),
+        },
+    }
+
+
+def to_daemon(server: Rsyncd) -> Options:
+    """The options that lead to a daemon."""
+    return {
+        "outgoing": {"transfer_protocol": "rsync_native", "target_host": server.host},
+        "rsync_native": {"port": str(server.port), "username": USER, "password": PASSWORD},
+    }
+
+
+class ByRsync(SendingContract):
+    """What rsync can and cannot do."""
+
+    strongest: ClassVar[Proof] = Proof.DIGEST
+    proofs: ClassVar[frozenset[Proof]] = frozenset({Proof.DIGEST, Proof.SIZE, Proof.NONE})
+    compared: ClassVar[Proof] = Proof.DIGEST
+    syncs: ClassVar[bool] = False
+    replaces: ClassVar[bool] = False
+    crowds: ClassVar[tuple[int, ...]] = (40,)
+
+    def staged_name(self, unit: Unit) -> str:
+        return f"{unit.staged[:BATCH_DIGITS]}/{unit.path}"
+
+
+class TestOverSsh(ByRsync):
+    """Files on their way over ssh; the target is looked at in the same way as a daemon's."""
+
+    def options(self, request: pytest.FixtureRequest) -> Options:
+        return over_ssh(request.getfixturevalue("sshd"))
+
+
+class TestToDaemon(ByRsync, TransportContract):
+    """All of it, to a daemon."""
+
+    module: ClassVar[str] = MODULE
+
+    def options(self, request: pytest.FixtureRequest) -> Options:
+        return to_daemon(request.getfixturevalue("rsyncd"))
+
+
+class TestSshConnection(ConnectionContract):
+    """When the far side goes away: all runs of a lane are over one connection."""
+
+    @pytest.fixture
+    def server(self, sshd_to_hurt: Sshd) -> Server:
+        return sshd_to_hurt
+
+    def options_of(self, server: Server) -> Options:
+        assert isinstance(server, Sshd)
+        return over_ssh(server)
+
+
+class TestDaemonConnection:
+    """When a daemon goes away: each run is a connection of its own."""
+
+    @pytest.fixture
+    def server(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rsyncd]:
+        with running_rsyncd(tmp_path_factory.mktemp("rsyncd-to-hurt")) as server:
+            yield server
+
+    @pytest.fixture
+    def rig(self, server: Rsyncd, tmp_path: Path) -> Iterator[Rig]:
+        rig = Rig(tmp_path, to_daemon(server), module=MODULE)
+        rig.put("big", noise(HUGE))
+        rig.put("small")
+        yield rig
+        server.thaw_sessions()
+        rig.close()
+
+    @pytest.mark.parametrize("how", ["kill_sessions", "freeze_sessions"])
+    def test_what_happens_to_it_in_mid_transfer_is_the_targets_fault(
+        self, rig: Rig, server: Rsyncd, how: str
+    ) -> None:
+        hurt: list[Callable[[], int]] = [getattr(server, how)]
+
+        def tick(size: int) -> None:
+            if size > 1000 and hurt:
+                wait_for(lambda: any(rig.target.rglob(".big.*")), "it to be on its way")
+                hurt.pop()()
+
+        # So slow that it is still on its way.
+        transport = rig.open(tick, log_in={"stall_timeout": "1", "bandwidth_limit": "1M"})
+        with pytest.raises(TargetDown, match=rf"^{server.host}: "):
+            list(transport.send(rig.units(transport)))
+        transport.close()
+        server.thaw_sessions()
+        assert files(rig.target) == {}
+        again = rig.open()
+        again.sweep()
+        assert rig.all_staged() == set()
+        assert failed(deliver(again, rig.units(again))) == {}
+        assert tree(rig.target) == tree(rig.spool)
+
+    def test_nobody_answers(self, rig: Rig, server: Rsyncd) -> None:
+        server.stop()
+        with pytest.raises(TargetDown, match=server.host):
+            rig.open(log_in={"connect_timeout": "2"})
+
+    def test_somebody_takes_the_connection_and_says_nothing(self, rig: Rig) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = str(silent.getsockname()[1])
+            with pytest.raises(TargetDown):
+                rig.open(log_in={"connect_timeout": "1", "stall_timeout": "1", "port": port})
+
+    def test_a_wrong_password_is_tried_once_and_refused(self, rig: Rig, server: Rsyncd) -> None:
+        with pytest.raises(TargetRefused, match=r"\[rsync_native\] username and password"):
+            rig.open(log_in={"password": "wrong"})
+        assert server.log.read_text().count("auth failed") == 1
+
+    def test_a_password_is_asked_of_nobody(self, rig: Rig) -> None:
+        with pytest.raises(TargetRefused, match=r"\[rsync_native\] username and password"):
+            rig.open(log_in={"username": "nobody-we-know"})
+
+    def test_an_unknown_module_is_refused(self, rig: Rig, server: Rsyncd) -> None:
+        (rig.base / "other").mkdir()
+        other = Rig(rig.base / "other", to_daemon(server), module="other")
+        with pytest.raises(TargetRefused, match="Unknown module 'other'"):
+            other.open()
+        other.close()
+
+    def test_a_module_that_may_only_be_read_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "daemon").mkdir()
+        with running_rsyncd(tmp_path / "daemon", ["read only = yes"]) as server:
+            rig = Rig(tmp_path, to_daemon(server), module=MODULE)
+            with pytest.raises(TargetRefused, match="read only"):
+                rig.open()
+            rig.close()
+
+    def test_the_password_shows_nowhere(self, rig: Rig, server: Rsyncd) -> None:
+        seen: list[str] = []
+
+        def tick(_size: int) -> None:
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    seen.append(f"{process.cmdline()} {process.environ()}")
+
+        transport = rig.open(tick)
+        assert failed(deliver(transport, rig.units(transport))) == {}
+        assert any("rsync" in line for line in seen)
+        assert not [line for line in seen if PASSWORD in line]
+        transport.close()
+        left = [
+            path
+            for path in rig.base.rglob("*")
+            if path.is_file() and PASSWORD in path.read_bytes().decode("latin-1")
+        ]
+        assert left == [rig.base / "images.ini"]
+
+
+@pytest.mark.needs("strace")
+def test_where_no_hard_links_can_be_made_the_far_side_copies(tmp_path: Path) -> None:
+    (tmp_path / "daemon").mkdir()
+    with running_rsyncd(tmp_path / "daemon", under=strace("link,linkat", "error=EPERM")) as server:
+        rig = Rig(tmp_path, to_daemon(server), module=MODULE)
+        rig.put("deep/big", noise(BIG))
+        rig.put("small")
+        transport = rig.open()
+        assert [found for found in transport.examine() if "makes no hard links" in found.what]
+        delivered = deliver(transport, rig.units(transport))
+        assert failed(delivered) == {}
+        assert tree(rig.target) == tree(rig.spool)
+        assert {outcome.unit.proof for outcome in delivered.values()} == {Proof.DIGEST.value}
+        assert rig.all_staged() == set()
+        assert all(path.stat().st_nlink == 1 for path in rig.target.rglob("*") if path.is_file())
+        rig.close()
+
+
+@pytest.mark.needs("strace")
+def test_what_root_may_not_read_is_never_sent_to_a_final_name(sshd: Sshd, tmp_path: Path) -> None:
+    """A source that changes after its proof, and a staged file that is gone, must not be sent instead."""
+    rig = Rig(tmp_path, over_ssh(sshd), staged_name=lambda unit: f"{unit.staged[:BATCH_DIGITS]}/{unit.path}")
+    rig.put("file", noise(1000))
+    transport = rig.open()
+    units = prove(transport, rig.units(transport))
+    flip(rig.spool / "file", 3)
+    (rig.target / OWN_NAME / "images" / rig.staged_name(units[0])).unlink()
+    ((_, error),) = transport.publish(units)
+    assert isinstance(error, UnitError)
+    assert "Permission denied" in str(error)
+    assert tree(rig.target) == {}
+    rig.close()
+
+
+def test_the_command_of_the_original_is_understood(sshd: Sshd, tmp_path: Path) -> None:
+    """With its options of ssh inside, and options that say what is done anyhow."""
+    more = {
+        "cmd": f"/usr/bin/rsync -avz -e 'ssh -p {sshd.port} -i {sshd.key_file}'",
+        "extra_options": "--chmod=F600",
+    }
+    options = {**over_ssh(sshd), "rsync_ssh": {"known_hosts": str(sshd.known_hosts), **more}}
+    rig = Rig(tmp_path, options)
+    rig.put("file").chmod(0o644)
+    transport = rig.open()
+    assert failed(deliver(transport, rig.units(transport))) == {}
+    assert tree(rig.target) == tree(rig.spool)
+    assert stat.S_IMODE((rig.target / "file").stat().st_mode) == 0o600
+    rig.close()
+
+
+def test_a_target_with_blanks_and_wildcards_is_one_path(sshd: Sshd, tmp_path: Path) -> None:
+    rig = Rig(tmp_path, over_ssh(sshd))
+    rig.put("file")
+    odd = rig.target / "it's [a] *?$(touch x)"
+    odd.mkdir()
+    transport = rig.open(target_dir=str(odd))
+    assert failed(deliver(transport, rig.units(transport))) == {}
+    assert tree(odd) == tree(rig.spool)
+    assert os.listdir(rig.target) == [odd.name]
+    rig.close()
+
+
+def test_where_there_is_no_rsync_it_is_said(sshd: Sshd, tmp_path: Path) -> None:
+    rig = Rig(tmp_path, over_ssh(sshd))
+    with pytest.raises(TargetRefused, match="there is no rsync"):
+        rig.open(log_in={"cmd": "rsync --rsync-path=/no/such/rsync"})
+    with pytest.raises(TargetRefused, match="install rsync"):
+        rig.open(log_in={"cmd": "/no/such/rsync"})
+    rig.close()
+
+
+def test_an_account_for_rsync_alone_serves(start_sshd: StartSshd, tmp_path: Path) -> None:
+    """A key that may run rrsync in the target directory and nothing else."""
+    rrsync = find("rrsync")
+    if rrsync is None:
+        pytest.skip("this rsync has no rrsync")
+    place = tmp_path / "target"
+    server = start_sshd(extra=(f"ForceCommand {rrsync} {place}",))
+    rig = Rig(tmp_path, over_ssh(server))
+    rig.put("deep/file")
+    transport = rig.open(target_dir="/")
+    assert failed(deliver(transport, rig.units(transport))) == {}
+    assert tree(rig.target) == tree(rig.spool)
+    rig.close()
