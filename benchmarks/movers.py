@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.rig import Rig
+from tests.rsyncd import MODULE, PASSWORD, USER
 
 OURS = "mistamover"
 
@@ -23,12 +24,13 @@ class Mover:
     """Whether the source is gone afterwards."""
 
 
-def _ours(rig: Rig, outgoing: str, more: str = "") -> list[str]:
+def _ours(rig: Rig, outgoing: str, more: str = "", module: str = "") -> list[str]:
     stream = rig.scratch / "bench.ini"
+    stream.touch(mode=0o600)  # it may hold a password
     stream.write_text(
         f"[global]\nstate_dir = {rig.state}\n"
         f"[data_stream]\nname = bench\ndirectory = {rig.spool}\n"
-        f"[outgoing]\n{outgoing}\ntarget_dir = {rig.target}\n{more}"
+        f"[outgoing]\n{outgoing}\ntarget_dir = {module}{rig.target}\n{more}"
     )
     return [program(), "run", "--once", str(stream)]
 
@@ -38,13 +40,26 @@ def program() -> str:
     return str(Path(sys.executable).parent / OURS)
 
 
-def _ours_by_sftp(rig: Rig) -> list[str]:
-    server = rig.server
+def _ours_by_ssh(protocol: str, more: str = "") -> Callable[[Rig], list[str]]:
+    def command(rig: Rig) -> list[str]:
+        server = rig.server
+        return _ours(
+            rig,
+            f"transfer_protocol = {protocol}\ntarget_host = {server.host}",
+            f"[{protocol}]\nport = {server.port}\nusername = {server.username}\n"
+            f"key_file = {server.key_file}\nknown_hosts = {server.known_hosts}\n{more}",
+        )
+
+    return command
+
+
+def _ours_to_daemon(rig: Rig) -> list[str]:
+    daemon = rig.daemon
     return _ours(
         rig,
-        f"transfer_protocol = sftp\ntarget_host = {server.host}",
-        f"[sftp]\nconnector = openssh\nport = {server.port}\nusername = {server.username}\n"
-        f"key_file = {server.key_file}\nknown_hosts = {server.known_hosts}\n",
+        f"transfer_protocol = rsync_native\ntarget_host = {daemon.host}",
+        f"[rsync_native]\nport = {daemon.port}\nusername = {USER}\npassword = {PASSWORD}\n",
+        MODULE,
     )
 
 
@@ -90,9 +105,21 @@ def _rsync_twice(rig: Rig) -> list[str]:
     """Send, then compare checksums at both ends and remove the source."""
     server = rig.server
     ssh = shlex.join(["ssh", *server.ssh_options])
-    ends = [f"{rig.spool}/", f"{server.host}:{rig.target}/"]
-    send = shlex.join(["rsync", "-a", "-e", ssh, *ends])
-    check = shlex.join(["rsync", "-a", "--checksum", "--remove-source-files", "-e", ssh, *ends])
+    return _twice(["-e", ssh, f"{rig.spool}/", f"{server.host}:{rig.target}/"])
+
+
+def _rsync_twice_to_daemon(rig: Rig) -> list[str]:
+    daemon = rig.daemon
+    password = rig.scratch / "password"
+    password.touch(mode=0o600)
+    password.write_text(f"{PASSWORD}\n")
+    place = f"rsync://{USER}@{daemon.host}:{daemon.port}/{MODULE}{rig.target}/"
+    return _twice([f"--password-file={password}", f"{rig.spool}/", place])
+
+
+def _twice(more: list[str]) -> list[str]:
+    send = shlex.join(["rsync", "-a", *more])
+    check = shlex.join(["rsync", "-a", "--checksum", "--remove-source-files", *more])
     return ["sh", "-c", f"{send} && {check}"]
 
 
@@ -116,12 +143,14 @@ def _cp(rig: Rig) -> list[str]:
 
 
 BY_SFTP = [
-    Mover(OURS, _ours_by_sftp),
+    Mover(OURS, _ours_by_ssh("sftp", "connector = openssh\n")),
     Mover("lftp", _lftp),
     Mover("rclone", _rclone),
     Mover("rsync", _rsync_twice),
     Mover("sftp", _sftp_put, removes=False),
 ]
+BY_RSYNC = [Mover(OURS, _ours_by_ssh("rsync_ssh")), Mover("rsync", _rsync_twice)]
+TO_DAEMON = [Mover(OURS, _ours_to_daemon), Mover("rsync", _rsync_twice_to_daemon)]
 LOCALLY = [Mover(OURS, ours_locally), Mover("cp", _cp)]
 
 
@@ -138,8 +167,11 @@ class Course:
 
 COURSES = {
     "sftp": Course(BY_SFTP, ("lftp", "rclone")),
+    "rsync_ssh": Course(BY_RSYNC, ("rsync",)),
+    "rsync_native": Course(TO_DAEMON, ("rsync",)),
     "local": Course(LOCALLY, ("cp",)),
     "wan": Course(BY_SFTP, ("rsync", "lftp"), ("thousand", "quarter"), is_distant=True),
+    "wan_rsync_ssh": Course(BY_RSYNC, ("rsync",), ("thousand", "quarter"), is_distant=True),
 }
 
 GOALS = {
@@ -152,6 +184,13 @@ GOALS = {
     ("local", "small", "cp"): 1.0,
     ("local", "medium", "cp"): 1.0,
     ("local", "large", "cp"): 1.0,
+    ("rsync_ssh", "small", "rsync"): 1.4,
+    ("rsync_ssh", "medium", "rsync"): 1.1,
+    ("rsync_ssh", "large", "rsync"): 1.1,
+    ("rsync_native", "small", "rsync"): 2.0,
+    ("rsync_native", "medium", "rsync"): 1.3,
+    ("rsync_native", "large", "rsync"): 1.2,
+    ("wan_rsync_ssh", "thousand", "rsync"): 1.5,
     ("wan", "thousand", "rsync"): 1.2,
     ("wan", "quarter", "rsync"): 0.5,
     ("wan", "quarter", "lftp"): 0.5,

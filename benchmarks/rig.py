@@ -16,6 +16,7 @@ from time import monotonic
 
 from benchmarks.data import MIB
 from benchmarks.relay import line_to
+from tests.rsyncd import Rsyncd, running_rsyncd
 from tests.sshd import Account, Sshd, running_sshd, temporary_account
 
 LONGEST = 900.0
@@ -34,6 +35,7 @@ class Rig:
     server: Sshd
     distant_server: Sshd
     """The same one, at the end of a long line."""
+    daemon: Rsyncd
 
     def at_a_distance(self) -> Rig:
         """The same place, reached through the long line."""
@@ -86,7 +88,9 @@ def rig() -> Iterator[Rig]:
         distant = replace(server, port=stack.enter_context(line_to(server.port)))
         server.write_known_hosts(distant.port)
         stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
-        yield Rig(scratch, near, far, account, server, distant)
+        (scratch / "rsyncd").mkdir()
+        daemon = stack.enter_context(running_rsyncd(scratch / "rsyncd"))
+        yield Rig(scratch, near, far, account, server, distant, daemon)
 
 
 @contextmanager
