@@ -22,14 +22,14 @@ GOOD = {
 }
 BREAKING = """
     --remove-source-files --remove-sent-files --inplace --append --append-verify --delete --delete-before
-    --delete-after --delete-excluded --delete-missing-args --del --force --size-only --ignore-times
-    --existing --ignore-existing --ignore-errors --update -u -n --dry-run --backup -b --link-dest=/x --copy-
-    dest=/x --compare-dest=/x --temp-dir=/x -T/x --partial-dir=/x --delay-updates --max-size=1 --min-size=1
-    --exclude=x --include=x --filter=x -f -F -C --files-from=x --from0 -0 --dirs -d --relative -R --no-
-    relative --hard-links -H --copy-links -L --write-devices --copy-devices --write-batch=x --read-batch=x
-    --daemon --server --sender --password-file=/x --log-file=/x --out-format=x --iconv=x --modify-window=5
-    -@5 --checksum-seed=1 --timeout=0 -M--inplace --remote-option=--inplace --fake-super --copy-as=root
-    --stop-after=1 --mkpath --no-W --unknown
+    --delete-after --delete-excluded --delete-missing-args --del --force --size-only --ignore-times --existing
+    --ignore-existing --ignore-errors --update -u -n --dry-run --backup -b --link-dest=/x --copy-dest=/x
+    --compare-dest=/x --temp-dir=/x -T/x --partial-dir=/x --delay-updates --max-size=1 --min-size=1 --exclude=x
+    --include=x --filter=x -f -F -C --files-from=x --from0 -0 --dirs -d --relative -R --no-relative --hard-links
+    -H --copy-links -L --write-devices --copy-devices --write-batch=x --read-batch=x --daemon --server --sender
+    --password-file=/x --log-file=/x --out-format=x --iconv=x --modify-window=5 -@5 --checksum-seed=1
+    --timeout=0 -M--inplace --remote-option=--inplace --fake-super --copy-as=root --stop-after=1 --mkpath --no-W
+    --unknown
 """
 
 

@@ -147,8 +147,8 @@ def test_staged_names_that_are_used_again(tmp_path: Path, faulty: FaultyServer) 
     rig = spoilt(
         tmp_path,
         Change(
-            "stream.py",
-            "unit._replace(staged=next(self._names))",
+            "unit.py",
+            'unit._replace(staged=f"{first}{index:03x}")',
             "unit._replace(staged=f'{abs(hash(unit.path)):x}')",
         ),
         Change("transports/sftp.py", "_write_new = wire.WRITE_EXCLUSIVE", "_write_new = wire.WRITE_NEW"),
