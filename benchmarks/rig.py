@@ -16,7 +16,8 @@ from time import monotonic
 
 from benchmarks.data import MIB
 from benchmarks.relay import line_to
-from tests.rsyncd import Rsyncd, running_rsyncd
+from tests.daemon import running
+from tests.rsyncd import Rsyncd
 from tests.sshd import Account, Sshd, running_sshd, temporary_account
 
 LONGEST = 900.0
@@ -89,7 +90,7 @@ def rig() -> Iterator[Rig]:
         server.write_known_hosts(distant.port)
         stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
         (scratch / "rsyncd").mkdir()
-        daemon = stack.enter_context(running_rsyncd(scratch / "rsyncd"))
+        daemon = stack.enter_context(running(Rsyncd(scratch / "rsyncd")))
         yield Rig(scratch, near, far, account, server, distant, daemon)
 
 

@@ -378,7 +378,7 @@ def _check_rsync(draft: Draft) -> None:
 def _check_files(draft: Draft) -> None:
     """Find files that are named but not there, and keys that others may read."""
     protocol = _protocol(draft)
-    for option in ("key_file", "known_hosts"):
+    for option in ("key_file", "known_hosts", "ca_file"):
         path = draft.values[protocol, option] if _has(draft, option) else None
         if path is not None and not os.path.isfile(path):
             draft.report((protocol, option), f"there is no file {shown(str(path))}; give one that exists")

@@ -75,6 +75,10 @@ class TargetDown(MistamoverError):
     exit = Exit.TARGET
 
 
+class TooManyConnections(TargetDown):
+    """The target takes no more connections than it has."""
+
+
 class TargetRefused(MistamoverError):
     """The target answers, and says no: host key, log-in, directory. A person has to act before a next try."""
 

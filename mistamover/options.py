@@ -24,12 +24,12 @@ from pydantic import (
 from mistamover import ini, rsync_options
 from mistamover.digest import ALGORITHMS
 from mistamover.ini import Key, Kind, from_text, shown
-from mistamover.unit import OWN_PLACES
+from mistamover.unit import OWN_NAME, OWN_PLACES
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-BUILT_IN = ("local", "sftp", "rsync_ssh", "rsync_native")
+BUILT_IN = ("local", "sftp", "rsync_ssh", "rsync_native", "ftp", "ftps")
 ENTRY_POINTS = "mistamover.transports"
 
 
@@ -374,6 +374,26 @@ class RsyncNative(PasswordLogIn, Rsync):
     cmd: RsyncCommand = Field(("rsync",), description="The rsync program and its options.")
 
 
+class Ftp(PasswordLogIn):
+    """How to log in where transfer_protocol is ftp. Password and data cross the network in the clear."""
+
+    username: User | None = Field(None, description="The user to log in as; without it, anonymous.")
+    staging_dir: FileName = Field(
+        OWN_NAME,
+        description="The directory below target_dir for what is not yet proven; for servers that hide or refuse "
+        "names with a dot.",
+    )
+
+
+class Ftps(Ftp):
+    """How to log in where transfer_protocol is ftps: FTP within TLS, with the server's certificate verified."""
+
+    implicit: Flag = Field(False, description="Speak TLS from the first byte, usually on port 990.")
+    ca_file: HomePath | None = Field(
+        None, description="The certificates (PEM) that are trusted; without it, those of the system."
+    )
+
+
 class Logging(Section):
     """What is written down for people."""
 
@@ -398,6 +418,8 @@ class Settings(BaseModel):
     sftp: Sftp
     rsync_ssh: RsyncSsh
     rsync_native: RsyncNative
+    ftp: Ftp
+    ftps: Ftps
     logging: Logging
 
     @property

@@ -10,8 +10,10 @@ from typing import Protocol
 
 import pytest
 
+from tests.daemon import running
+from tests.ftpd import Proftpd
 from tests.needs import require
-from tests.rsyncd import Rsyncd, running_rsyncd
+from tests.rsyncd import Rsyncd
 from tests.sshd import PROGRAMS, Account, Sshd, running_sshd, temporary_account
 
 pytest_plugins = ["pytester", "tests.needs_plugin"]
@@ -64,7 +66,15 @@ def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartSshd]:
 def rsyncd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rsyncd]:
     """A daemon that all tests of a process share: do not stop, kill or freeze it."""
     require("rsync")
-    with running_rsyncd(tmp_path_factory.mktemp("rsyncd")) as server:
+    with running(Rsyncd(tmp_path_factory.mktemp("rsyncd"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def proftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proftpd]:
+    """A server that gives digests, shared by all tests of a process: do not stop, kill or freeze it."""
+    require("root", "proftpd", "openssl")
+    with running(Proftpd(tmp_path_factory.mktemp("proftpd"))) as server:
         yield server
 
 

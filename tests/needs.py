@@ -13,8 +13,8 @@ import subprocess
 import sys
 from functools import cache
 
-# Servers live in directories that an ordinary user's PATH leaves out.
-SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+# Servers live in directories that an ordinary user's PATH leaves out; servers.sh unpacks some into our own.
+SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin", os.path.join(sys.prefix, "servers"))
 ROOT = "root"
 PACKAGES = {
     "sshd": "openssh-server",
@@ -23,6 +23,8 @@ PACKAGES = {
     "ssh-keygen": "openssh-client",
     "setpriv": "util-linux",
     "useradd": "passwd",
+    "proftpd": "proftpd-core",
+    "vsftpd": "vsftpd",
     "chpasswd": "passwd",
 }
 REASON = "needs "

@@ -228,7 +228,7 @@ def test_a_transport_of_another_package_is_accepted(write: Write, monkeypatch: p
     lines = found(write(text.replace("pigeon", "dove")))
     assert lines == [
         "ds_images.ini:4: [outgoing] transfer_protocol: 'dove' is no transport here; "
-        "give one of local, sftp, rsync_ssh, rsync_native, pigeon"
+        "give one of local, sftp, rsync_ssh, rsync_native, ftp, ftps, pigeon"
     ]
 
 
@@ -322,7 +322,7 @@ FINDINGS = {
     _stream("lans = 4"): ["6: [outgoing] lans: unknown option; did you mean lanes?"],
     _stream("username = me"): [
         "6: [outgoing] username: unknown option of this section; "
-        "did you mean [sftp], [rsync_ssh] or [rsync_native] username?"
+        "did you mean [sftp], [rsync_ssh], [rsync_native], [ftp] or [ftps] username?"
     ],
     _stream("user_name = me"): ["6: [outgoing] user_name: unknown option; did you mean [sftp] username?"],
     _stream("[incoming]", "qqq = 1"): ["7: [incoming] qqq: unknown option; this section has stop_file"],
@@ -331,12 +331,12 @@ FINDINGS = {
     ],
     _stream("[gopher]", "cmd = rsync"): [
         "6: [gopher]: unknown section; there are global, data_stream, incoming, outgoing, sftp, rsync_ssh, "
-        "rsync_native, logging"
+        "rsync_native, ftp, ftps, logging"
     ],
     _stream("", "[Sftp]", "port = 1"): ["7: [Sftp]: unknown section; did you mean [sftp]?"],
     _stream("[DEFAULT]", "lanes = 1"): [
         "6: [DEFAULT]: unknown section; there are global, data_stream, incoming, outgoing, sftp, rsync_ssh, "
-        "rsync_native, logging"
+        "rsync_native, ftp, ftps, logging"
     ],
     _stream("lanes = 4", "lanes = 5"): ["7: [outgoing] lanes: given twice, first in line 6; keep one of them"],
     _stream("[outgoing]"): ["6: [outgoing]: section given twice, first in line 3; put both together"],
@@ -395,7 +395,7 @@ FINDINGS = {
     ],
     GOOD.replace("local", "sftpx"): [
         "4: [outgoing] transfer_protocol: 'sftpx' is no transport here; "
-        "give one of local, sftp, rsync_ssh, rsync_native"
+        "give one of local, sftp, rsync_ssh, rsync_native, ftp, ftps"
     ],
     GOOD.replace("/target", "target"): [
         "5: [outgoing] target_dir: 'target/images' is relative; give an absolute path, beginning with /"

@@ -15,6 +15,8 @@ _BUILT_IN = {
     "sftp": "mistamover.transports.sftp:Sftp",
     "rsync_ssh": "mistamover.transports.rsync:RsyncSsh",
     "rsync_native": "mistamover.transports.rsync:RsyncNative",
+    "ftp": "mistamover.transports.ftp:Ftp",
+    "ftps": "mistamover.transports.ftp:Ftps",
 }
 
 

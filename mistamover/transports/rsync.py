@@ -37,6 +37,7 @@ from mistamover.rsync_options import Words
 from mistamover.transports import known_faults, ssh
 from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, taken
 from mistamover.transports.far_shell import SLOWEST_DISK
+from mistamover.transports.parents import no_directory, parents
 from mistamover.transports.rsync_run import (
     DOWN,
     NOT_FOUND,
@@ -390,14 +391,14 @@ class Rsync(Transport):
         with self._tree() as tree:
             good, refused = _stand_in(tree, units)
             yield from refused
-            parents = {part for unit in good for part in _parents(unit.path)}
-            found = self._look(tree, self.target, [*parents, *(unit.path for unit in good)])
-            broken = parents - found.keys()
+            above = {part for unit in good for part in parents(unit.path)}
+            found = self._look(tree, self.target, [*above, *(unit.path for unit in good)])
+            broken = above - found.keys()
             free: list[Unit] = []
             held: list[Unit] = []
             for unit in good:
-                if not broken.isdisjoint(_parents(unit.path)):
-                    yield Outcome(unit, _no_directory())
+                if not broken.isdisjoint(parents(unit.path)):
+                    yield Outcome(unit, no_directory())
                 elif unit.path in found:
                     free.append(unit)
                 elif self.may_replace(unit):
@@ -421,7 +422,7 @@ class Rsync(Transport):
         options = (
             "-d", "--chmod=D0777,F0666", "--size-only", f"--link-dest={place}", *more, *DRY[1:], *self._sync,
         )  # fmt: skip
-        names = {part for unit in units for part in (*_parents(unit.path), unit.path)}
+        names = {part for unit in units for part in (*parents(unit.path), unit.path)}
         result = self._ask(options, tree, self.target, names, self._powerless())
         copied: list[Unit] = []
         for unit in units:
@@ -446,7 +447,7 @@ class Rsync(Transport):
         for unit in units:
             self._trouble.pop(unit.staged, None)
             path = f"{unit.staged[:BATCH_DIGITS]}/{unit.path}"
-            rules |= dict.fromkeys(f"+ /{_literal(parent)}/" for parent in _parents(path))
+            rules |= dict.fromkeys(f"+ /{_literal(parent)}/" for parent in parents(path))
             rules[f"+ /{_literal(path)}"] = None
         if rules:
             self._delete(self.staging, [*rules, "- *"])
@@ -541,16 +542,6 @@ def _literal(name: str) -> str:
 
 def _is_there(item: Item | None) -> bool:
     return item is not None and item.change.startswith(".d")
-
-
-def _parents(path: str) -> list[str]:
-    """``a/b/c`` gives ``a`` and ``a/b``."""
-    parts = path.split("/")
-    return ["/".join(parts[:number]) for number in range(1, len(parts))]
-
-
-def _no_directory() -> UnitError:
-    return UnitRefused("a link or a file stands at the target where one of its directories should be")
 
 
 def _full() -> UnitError:

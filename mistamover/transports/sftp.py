@@ -29,6 +29,7 @@ from mistamover.transports import ranges, ssh
 from mistamover.transports import sftp_client as wire
 from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, space, taken
 from mistamover.transports.far_shell import SLOWEST_DISK, FarShell
+from mistamover.transports.parents import Stands, directory, make_parents, parents
 from mistamover.transports.sftp_client import Packet, SftpClient, Status, string
 from mistamover.unit import OWN_NAME, Outcome, Unit, batches
 
@@ -193,7 +194,7 @@ class Sftp(Transport):
         """Look at the target directory, and make ours in it, one after the other: neither may be a link."""
         target = self._attributes(self.target, follow=True)
         if target is None and self.settings.outgoing.create_target:
-            self._post_directories([*filter(None, _parents(self.target)), self.target])
+            self._post_directories([*filter(None, parents(self.target)), self.target])
             target = self._attributes(self.target, follow=True)
         if target is None:
             raise TargetRefused(
@@ -559,15 +560,15 @@ class Sftp(Transport):
 
     def publish(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         """Rename into place, all at once; then have the names on disk."""
-        broken, changed = self._make_parents({_directory(unit) for unit in units})
+        broken, changed = make_parents(units, self._look_below, self._make)
         ready: list[Unit] = []
         for unit in units:
-            if error := broken.get(_directory(unit)):
+            if error := broken.get(directory(unit)):
                 yield Outcome(unit, error)
             else:
                 ready.append(unit)
         refused = self._rename(ready)
-        self._sync(changed | {_directory(unit) for unit in ready if unit not in refused})
+        self._sync(changed | {directory(unit) for unit in ready if unit not in refused})
         for unit, found in self._look([(unit, self._final(unit)) for unit in refused]):
             error = _why_not_renamed(refused[unit], found, replaces=self.may_replace(unit))
             yield Outcome(unit, self._full() if error.retry and self._is_full(unit) else error)
@@ -604,49 +605,25 @@ class Sftp(Transport):
         """Those whose name is taken: a server that is not OpenSSH's may replace files by a plain RENAME."""
         return {unit for unit, found in self._look([(unit, self._final(unit)) for unit in units]) if found}
 
-    def _make_parents(self, directories: Iterable[str]) -> tuple[dict[str, UnitError], set[str]]:
-        """Make the directories that the units lie in; gives the error of each that cannot be had.
-
-        And those that have to be put on disk, since something was made in them.
-
-        They are looked at each time: nothing is to be made or published through a link that took one's place.
-        """
-        broken: dict[str, UnitError] = {}
-        new: list[str] = []
-        wanted = {part for directory in directories for part in (*_parents(directory), directory)}
-        for path, found in self._look_below(wanted):
-            if found is None:
-                new.append(path)
-            elif not _is_directory(found):
-                broken[path] = _no_directory()
-        new = [path for path in new if not _first(broken, _parents(path))]
-        broken |= self._make(new)
-        changed = {path.rpartition("/")[0] for path in new if path not in broken}
-        lost = {path: error for path in directories if (error := _first(broken, (*_parents(path), path)))}
-        return lost, changed
-
     def _make(self, directories: Sequence[str]) -> dict[str, UnitError]:
-        refused: dict[str, wire.Refusal] = {}
+        refused: dict[str, UnitError] = {}
 
         def take(path: str) -> wire.Then:
             def then(kind: int, body: bytes) -> None:
                 if answer := wire.refusal(kind, body):
-                    refused[path] = answer
+                    refused[path] = _why_no_directory(path, answer)
 
             return then
 
         for path in directories:
             self._client.post(Packet.MKDIR, _path(f"{self.target}/{path}") + _no_attributes, take(path))
         self._client.settle()
-        return {
-            path: _why_no_directory(path, refused[path]) if found is None else _no_directory()
-            for path, found in self._look_below(refused)
-            if found is None or not _is_directory(found)  # another lane may have made it
-        }
+        return refused
 
-    def _look_below(self, paths: Iterable[str]) -> list[tuple[str, wire.Attributes | None]]:
-        """What stands at each path below the target, parents first."""
-        return self._look([(path, _path(f"{self.target}/{path}")) for path in sorted(paths) if path])
+    def _look_below(self, paths: Sequence[str]) -> dict[str, Stands]:
+        """What stands at each path below the target."""
+        found = self._look([(path, _path(f"{self.target}/{path}")) for path in paths])
+        return {path: _what_stands(attributes) for path, attributes in found}
 
     def _sync(self, paths: Iterable[str]) -> None:
         """Have names in directories, or files, on disk, where the server can: OpenSSH opens directories too."""
@@ -695,7 +672,7 @@ class Sftp(Transport):
         compared = [Outcome(unit, taken() if error else None) for unit, error in self._download(same)]
         # We may have crashed between its rename and this; or it is another program's, which did not sync it.
         equal = [unit for unit, error in compared if error is None]
-        self._sync({_directory(unit) for unit in equal} | {unit.path for unit in equal})
+        self._sync({directory(unit) for unit in equal} | {unit.path for unit in equal})
         yield from compared
 
     def discard(self, units: Iterable[Unit]) -> None:
@@ -782,26 +759,14 @@ def _seconds(unit: Unit) -> int:
     return min(max(unit.identity.mtime_ns // 10**9, 0), 0xFFFFFFFF)
 
 
-def _directory(unit: Unit) -> str:
-    return unit.path.rpartition("/")[0]
-
-
-def _parents(path: str) -> list[str]:
-    """``a/b/c`` gives ``a`` and ``a/b``."""
-    parts = path.split("/")
-    return ["/".join(parts[:number]) for number in range(1, len(parts))]
-
-
-def _first(broken: dict[str, UnitError], paths: Iterable[str]) -> UnitError | None:
-    return next((broken[path] for path in paths if path in broken), None)
-
-
 def _is_directory(found: wire.Attributes | None) -> bool:
     return found is not None and found.mode is not None and stat.S_ISDIR(found.mode)
 
 
-def _no_directory() -> UnitError:
-    return UnitRefused("a link or a file stands at the target where one of its directories should be")
+def _what_stands(found: wire.Attributes | None) -> Stands:
+    if found is None:
+        return Stands.NOTHING
+    return Stands.DIRECTORY if _is_directory(found) else Stands.OTHER
 
 
 def _why_no_directory(path: str, refused: wire.Refusal) -> UnitError:

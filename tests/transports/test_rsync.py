@@ -17,9 +17,10 @@ from mistamover.errors import TargetDown, TargetRefused, UnitError
 from mistamover.transports.contract import Proof
 from mistamover.unit import BATCH_DIGITS, OWN_NAME, Unit
 from tests.conftest import StartSshd
+from tests.daemon import running
 from tests.faults.rig import strace
 from tests.needs import find
-from tests.rsyncd import MODULE, PASSWORD, USER, Rsyncd, running_rsyncd
+from tests.rsyncd import MODULE, PASSWORD, USER, Rsyncd
 from tests.sshd import Sshd, wait_for
 from tests.transports.contract import ConnectionContract, SendingContract, Server, TransportContract
 from tests.transports.rig import BIG, HUGE, Rig, deliver, failed, files, flip, noise, prove, tree
@@ -97,7 +98,7 @@ class TestDaemonConnection:
 
     @pytest.fixture
     def server(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rsyncd]:
-        with running_rsyncd(tmp_path_factory.mktemp("rsyncd-to-hurt")) as server:
+        with running(Rsyncd(tmp_path_factory.mktemp("rsyncd-to-hurt"))) as server:
             yield server
 
     @pytest.fixture
@@ -162,7 +163,7 @@ class TestDaemonConnection:
 
     def test_a_module_that_may_only_be_read_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "daemon").mkdir()
-        with running_rsyncd(tmp_path / "daemon", ["read only = yes"]) as server:
+        with running(Rsyncd(tmp_path / "daemon", extra=["read only = yes"])) as server:
             rig = Rig(tmp_path, to_daemon(server), module=MODULE)
             with pytest.raises(TargetRefused, match="read only"):
                 rig.open()
@@ -192,7 +193,7 @@ class TestDaemonConnection:
 @pytest.mark.needs("strace")
 def test_where_no_hard_links_can_be_made_the_far_side_copies(tmp_path: Path) -> None:
     (tmp_path / "daemon").mkdir()
-    with running_rsyncd(tmp_path / "daemon", under=strace("link,linkat", "error=EPERM")) as server:
+    with running(Rsyncd(tmp_path / "daemon", under=strace("link,linkat", "error=EPERM"))) as server:
         rig = Rig(tmp_path, to_daemon(server), module=MODULE)
         rig.put("deep/big", noise(BIG))
         rig.put("small")

@@ -1,0 +1,656 @@
+"""The transports of FTP: plain, and within TLS.
+
+FTP says neither whether a name is a link nor when bytes are on disk, and has no rename that does not replace: it is
+asked what stands there first, and looked at again after.
+"""
+
+from __future__ import annotations
+
+import ftplib
+import os
+import re
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Self, TypeVar
+
+from mistamover import digest
+from mistamover.errors import (
+    NotTaken,
+    NotVerified,
+    TargetDown,
+    TargetFull,
+    TargetRefused,
+    UnitError,
+    UnitRefused,
+)
+from mistamover.options import Ftp as FtpOptions
+from mistamover.spool import Source
+from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, taken
+from mistamover.transports.ftp_client import FtpClient, Reply, Then, Transfer, log_in
+from mistamover.transports.ftp_digests import Digests, choose_digests, hasher
+from mistamover.transports.parents import Stands, directory, make_parents, parents
+from mistamover.unit import OWN_NAME, Outcome, Unit, batches
+
+_Key = TypeVar("_Key")
+
+FULL = re.compile("no space|quota|disk full|insufficient", re.IGNORECASE)
+NO_NAME = re.compile("too long|invalid|illegal", re.IGNORECASE)
+PROBES = (
+    (re.compile("[\u0080-\ud7ff\ue000-\U0010ffff]"), "\u00e9e\u0301\u6f22"),
+    (re.compile("[\udc80-\udcff]"), os.fsdecode(b"\xe9\x80")),
+    (
+        re.compile("[^A-Za-z0-9._=,+@%()/ \u0080-\U0010ffff-]|(^|/| ) | (/|$)|[.](/|$)"),
+        " \\*?[]{}~'\"`$;&#:<>|\x1b\a\t\x7f . ",
+    ),
+)
+"""What a server may not keep as it is, by kinds: letters of all scripts, bytes that are no text, the rest."""
+UNSAYABLE = re.compile(r"[\r\n\0]|\udcff")
+"""Line ends end a command; servers disagree on the byte 255, which begins a command of Telnet (RFC 854)."""
+LONGEST_PATH = 1900
+"""In bytes; servers cut longer commands short, some without a word (the least we know of takes 2,048)."""
+FOR_ALL = 0o644
+"""The permissions that servers give: only where those of the source are others they are told so."""
+LAST_YEAR = 253402300799
+"""The last second that fourteen digits can say (RFC 3659, 2.3)."""
+
+
+class _Upload:
+    """One file on its way."""
+
+    __slots__ = ("error", "other", "source", "transfer", "unit")
+
+    def __init__(self, unit: Unit, source: Source, other: digest.Hasher | None, transfer: Transfer) -> None:
+        self.unit = unit
+        self.source = source
+        self.other = other
+        self.transfer = transfer
+        self.error: UnitError | None = None
+
+
+class Ftp(Transport):
+    """One control connection, held over all batches of a lane."""
+
+    _connection: FtpClient | None = None
+
+    # -- beginning and end -----------------------------------------------------------------------------------
+
+    def open(self) -> Self:
+        """Log in, ask what the server can do, look at the target directory and make the staging directory."""
+        options = self.settings.log_in
+        assert isinstance(options, FtpOptions)  # noqa: S101 - the section that the protocol names
+        self.staging = f"{self.target}/{options.staging_dir}/{self.settings.name}"
+        self._buffer = bytearray(digest.CHUNK)
+        self._reader = self.spool.reader()
+        self._others: dict[str, str] = {}
+        """What is staged, with the digest that the server will give of it where that is not the stream's."""
+        self._asked: set[str] = set()
+        """Staged names whose digest was asked for: the server may remember the answer."""
+        self._keeps: dict[str, bool] = {}
+        """Whether the server keeps names such as these."""
+        self._knows_names = True
+        """Whether RNFR refuses names that are not there; some servers leave that to RNTO."""
+        self._connection = log_in(self.settings)
+        self._features = _features(self._call("FEAT"))
+        self._digests = choose_digests(self._features, self.settings.outgoing.checksum)
+        if "UTF8" in self._features:
+            self._call("OPTS UTF8 ON")
+        if not (reply := self._call("TYPE I")).is_ok:
+            raise self._refused("", f"does not send files as they are (TYPE I): {reply.message}")
+        self._client.choose_passive()
+        if self._digests and self._digests.aside:
+            self._call(self._digests.aside)
+        self._prepare(options)
+        return self
+
+    def close(self) -> None:
+        """Log out."""
+        if self._connection is not None:
+            self._reader.forget()
+            self._connection.close()
+            self._connection = None
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        if (client := self._connection) is not None:
+            client.abort()
+
+    @property
+    def _client(self) -> FtpClient:
+        assert self._connection is not None  # noqa: S101 - it is open
+        return self._connection
+
+    def _call(self, command: str) -> Reply:
+        return self._client.call(command)
+
+    def _refused(self, path: str, why: str) -> TargetRefused:
+        return TargetRefused(f"{self.settings.outgoing.target_host}{path and ':'}{path}: {why}")
+
+    def _prepare(self, options: FtpOptions) -> None:
+        """Look at the target directory, and make ours in it, one after the other: neither may be a link."""
+        real = self._real_path(self.target)
+        if real is None and self.settings.outgoing.create_target:
+            for path in (*filter(None, parents(self.target)), self.target):
+                self._client.post(f"MKD {path}")
+            real = self._real_path(self.target)
+        if real is None:
+            raise self._refused(
+                self.target, "no such directory; mount or make it there, or set [outgoing] create_target = yes"
+            )
+        self._root = real.rstrip("/")
+        self._knows_names = not self._taken([f"{self.target}/{self.tag}none"])
+        for path in (f"{self.target}/{options.staging_dir}", self.staging):
+            if self._stands([path])[path] is Stands.NOTHING:
+                self._call(f"MKD {path}")
+            if self._stands([path])[path] is not Stands.DIRECTORY:
+                raise self._refused(
+                    path, "cannot be made; give the account the right to write in the target directory"
+                )
+        self._refuse_the_spool()
+
+    def _real_path(self, path: str) -> str | None:
+        return self._real_paths([path])[path]
+
+    def _real_paths(self, paths: Sequence[str]) -> dict[str, str | None]:
+        """What the server calls each directory once it is in it; None for what is none.
+
+        That is the one way to tell a directory from a link to one.
+        """
+        self._is_in_staging = False
+        found: dict[str, str | None] = dict.fromkeys(paths)
+        entered: set[str] = set()
+
+        def enter(path: str) -> Then:
+            return lambda reply: entered.add(path) if reply.is_ok else None
+
+        def look(path: str) -> Then:
+            def then(reply: Reply) -> None:
+                if path in entered and reply.code == 257:
+                    found[path] = os.fsdecode(ftplib.parse257(reply.text).encode("latin-1"))  # noqa: S321 - it only reads
+
+            return then
+
+        for path in paths:
+            self._client.post(f"CWD {path}", enter(path))
+            self._client.post("PWD", look(path))
+        self._client.settle()
+        return found
+
+    def _refuse_the_spool(self) -> None:
+        """Refuse the spool itself as the target, by whatever detour: a source would prove its own delivery."""
+        marker = f"{self.tag}{os.urandom(8).hex()}"
+        self._enter_staging()
+        reply = self._store(marker)
+        if not reply.is_ok:
+            raise self._refused(
+                self.staging,
+                f"cannot be written in: {reply.message}; "
+                "give the account the right to, or look whether the disk is full",
+            )
+        staging = self.staging.removeprefix(f"{self.target}/")
+        is_here = os.path.lexists(self.spool.directory / staging / marker)
+        self._call(f"DELE {marker}")
+        if is_here:
+            raise self._refused(self.target, "is the spool itself; set another [outgoing] target_dir")
+
+    def _store(self, path: str) -> Reply:
+        """Make an empty file."""
+        transfer = self._client.transfer(f"STOR {path}")
+        with self._client.data(transfer):
+            pass
+        return self._client.wait_for(transfer)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """By the commands that the server offers."""
+        proofs = {Proof.READBACK, Proof.SIZE, Proof.NONE}
+        if self._digests is not None:
+            proofs.add(Proof.DIGEST)
+        return Capabilities(frozenset(proofs), replace=True)
+
+    def is_stopped(self) -> bool:
+        """Whether the stop file lies in the target directory."""
+        return bool(self._taken([f"{self.target}/{self.settings.outgoing.stop_file}"]))
+
+    def sweep(self) -> int:
+        """Remove files of ours from the staging directory."""
+        ours = [name for name in self._names() if name.startswith(self.tag.encode())]
+        for name in ours:
+            self._client.post(f"DELE {os.fsdecode(name)}")
+        self._client.settle()
+        return len(ours)
+
+    def _enter_staging(self) -> None:
+        """Have staged names be relative: commands are short, and several fit one segment."""
+        if not self._is_in_staging:
+            if not (reply := self._call(f"CWD {self.staging}")).is_ok:
+                raise TargetDown(f"{self.settings.outgoing.target_host}:{self.staging}: {reply.message}")
+            self._is_in_staging = True
+
+    def _names(self) -> list[bytes]:
+        """The names in the staging directory, by MLSD (RFC 3659, 7) or NLST."""
+        self._enter_staging()
+        has_facts = "MLST" in self._features
+        lines = self._retrieve("MLSD" if has_facts else "NLST").splitlines()
+        return [line.partition(b" ")[2] if has_facts else line.rpartition(b"/")[2] for line in lines]
+
+    def _retrieve(self, command: str) -> bytes:
+        """All that a command sends."""
+        transfer = self._client.transfer(command)
+        parts: list[bytes] = []
+        with self._client.data(transfer) as data:
+            if data is not None:
+                parts += iter(lambda: data.recv(digest.CHUNK), b"")
+        reply = self._client.wait_for(transfer)
+        if not reply.is_ok and reply.code not in (450, 550):  # how some say that there is nothing
+            raise TargetDown(f"{self.settings.outgoing.target_host}: {command}: {reply.message}")
+        return b"".join(parts)
+
+    # -- send ------------------------------------------------------------------------------------------------
+
+    def send(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Stage the units: the data connections of several are asked for at once."""
+        self._reader.forget()
+        self._learn_names(units)
+        self._enter_staging()
+        for group in batches(units, self._client.together):
+            uploads, failed = self._open_all(group)
+            yield from failed
+            yield from self._send(uploads)
+
+    def _open_all(self, units: Sequence[Unit]) -> tuple[list[_Upload], list[Outcome]]:
+        uploads: list[_Upload] = []
+        failed: list[Outcome] = []
+        with self.baton:
+            for unit in units:
+                try:
+                    uploads.append(self._open(unit))
+                except UnitError as error:
+                    failed.append(Outcome(unit, error))
+        return uploads, failed
+
+    def _open(self, unit: Unit) -> _Upload:
+        if UNSAYABLE.search(unit.path):
+            raise UnitRefused("FTP cannot carry a name with a line end or the byte 0xFF; rename it")
+        if len(os.fsencode(self._final(unit))) > LONGEST_PATH:
+            raise UnitRefused(f"FTP servers need not take a path of more than {LONGEST_PATH} bytes; shorten it")
+        if not all(self._keeps[probe] for probe in _probes(unit.path)):
+            raise UnitRefused("the server does not keep a name such as this one as it is; rename it")
+        source = self._reader.open(unit)
+        if unit.staged in self._others:
+            self._client.post(f"DELE {unit.staged}")  # it may be one that cannot be written again
+        self._others[unit.staged] = ""
+        return _Upload(unit, source, self._other_hasher(), self._client.transfer(f"STOR {unit.staged}"))
+
+    def _send(self, uploads: Sequence[_Upload]) -> Iterator[Outcome]:
+        try:
+            for upload in uploads:
+                self._fill(upload)
+            self._client.settle()
+        finally:
+            for upload in uploads:
+                upload.source.close()
+        late = [upload for upload in uploads if upload.transfer.is_late]
+        outcomes = [self._judge(upload) for upload in uploads if upload not in late or len(uploads) == 1]
+        self._describe(upload for upload in uploads if upload.error is None and upload not in late)
+        yield from outcomes
+        if late and len(uploads) > 1:
+            self._client.together = 1  # its network cuts what we write into pieces
+            yield from self.send([upload.unit for upload in late])
+
+    def _other_hasher(self) -> digest.Hasher | None:
+        """Hashes as the server does, where that is not as the stream does."""
+        if self._digests is None or self._digests.algorithm == self.settings.outgoing.checksum:
+            return None
+        return hasher(self._digests.algorithm)
+
+    def _fill(self, upload: _Upload) -> None:
+        try:
+            with self._client.data(upload.transfer) as data:
+                if data is not None:
+                    self._pour(upload, data)
+        except UnitError as error:
+            upload.error = error
+        finally:
+            upload.source.close()
+
+    def _pour(self, upload: _Upload, data: socket.socket) -> None:
+        other = upload.other
+        for chunk in upload.source.chunks(self._buffer):
+            data.sendall(chunk)
+            if other is not None:
+                other.update(chunk)
+            self.tick(len(chunk))
+        upload.unit = upload.source.finish()
+        if other is not None:
+            self._others[upload.unit.staged] = other.hexdigest()
+
+    def _judge(self, upload: _Upload) -> Outcome:
+        reply = self._client.wait_for(upload.transfer)
+        if upload.error is None and not reply.is_ok:
+            upload.error = self._why_not_stored(reply)
+        return Outcome(upload.unit, upload.error)
+
+    def _why_not_stored(self, reply: Reply) -> UnitError:
+        if reply.code in (451, 452, 552) or FULL.search(reply.text):
+            # 451: what ProFTPD makes of a write that found room for a part.
+            return TargetFull(f"the target has no room for it ({reply.message}); make room there")
+        if reply.code in (425, 426):
+            raise TargetDown(f"{self.settings.outgoing.target_host}: {reply.message}")
+        return NotTaken(f"the target could not take it: {reply.message}")
+
+    def _describe(self, uploads: Iterable[_Upload]) -> None:
+        """Have what is staged get its times and permissions, if the server can. What it cannot loses no byte."""
+        set_time = _set_time(self._features)
+        for upload in uploads:
+            unit, mode = upload.unit, upload.source.mode
+            if set_time:
+                self._client.post(f"{set_time} {_moment(unit)} {unit.staged}")
+            if self.settings.outgoing.preserve_mode or mode & FOR_ALL != FOR_ALL:
+                self._client.post(f"SITE CHMOD {mode:o} {unit.staged}")
+
+    # -- names that a server may change ----------------------------------------------------------------------
+
+    def _learn_names(self, units: Iterable[Unit]) -> None:
+        """Find out whether the server keeps names of the kinds that these units have: by one of our own."""
+        for probe in {probe for unit in units for probe in _probes(unit.path)} - self._keeps.keys():
+            name = f"{self.tag}{probe}"
+            self._enter_staging()
+            self._keeps[probe] = self._store(name).is_ok and os.fsencode(name) in self._names()
+            self._call(f"DELE {name}")
+
+    # -- verify ----------------------------------------------------------------------------------------------
+
+    def verify(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Have the server hash what is staged, or read it back."""
+        proof = self.proof
+        self._enter_staging()
+        if proof is Proof.NONE:
+            yield from (Outcome(unit._replace(proof=proof.value)) for unit in units)
+        elif proof is Proof.SIZE:
+            yield from self._compare_sizes(units)
+        elif proof is Proof.READBACK:
+            yield from self._read_back([(unit, unit.staged) for unit in units])
+        else:
+            again = [unit for unit in units if unit.staged in self._asked]
+            yield from self._ask_digests([unit for unit in units if unit.staged not in self._asked])
+            yield from self._read_back([(unit, unit.staged) for unit in again])
+
+    def _compare_sizes(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        sizes = self._sizes(unit.staged for unit in units)
+        for unit in units:
+            if sizes.get(unit.staged) == unit.size:
+                yield Outcome(unit._replace(proof=Proof.SIZE.value))
+            else:
+                yield Outcome(unit, NotVerified("the staged file has another size than the source"))
+
+    def _ask_digests(self, units: Sequence[Unit]) -> list[Outcome]:
+        digests = self._digests
+        if digests is None or not units:
+            return []
+        answers: dict[str, Reply] = {}
+        client = self._client
+        if digests.select:
+            client.post(digests.select)
+        for unit in units:
+            client.post(f"{digests.command} {unit.staged}", _put(answers, unit.staged))
+        if digests.aside:
+            client.post(digests.aside)
+        with client.patient(sum(unit.size for unit in units)):
+            client.settle()
+        self._asked.update(answers)
+        return [self._confirmed(unit, digests, answers[unit.staged]) for unit in units]
+
+    def _confirmed(self, unit: Unit, digests: Digests, answer: Reply) -> Outcome:
+        expected = self._others.get(unit.staged) or unit.digest
+        if not answer.is_ok:
+            return Outcome(unit, NotVerified(f"the server gives no digest of it: {answer.message}"))
+        if not digests.confirms(answer.message, expected):
+            return Outcome(unit, NotVerified("the digest that the server gives is not that of what was sent"))
+        return Outcome(unit._replace(proof=Proof.DIGEST.value))
+
+    def _read_back(self, units: Sequence[tuple[Unit, str]]) -> Iterator[Outcome]:
+        """Read files and hash them here."""
+        together = self._client.together
+        for first in range(0, len(units), together):
+            group = units[first : first + together]
+            transfers = [self._client.transfer(f"RETR {path}") for _, path in group]
+            outcomes = [self._drain(unit, transfer) for (unit, _), transfer in zip(group, transfers, strict=True)]
+            late = [pair for pair, transfer in zip(group, transfers, strict=True) if transfer.is_late]
+            if not late or len(group) == 1:
+                yield from outcomes
+                continue
+            self._client.together = 1
+            yield from (outcome for outcome, pair in zip(outcomes, group, strict=True) if pair not in late)
+            yield from self._read_back(late)
+
+    def _drain(self, unit: Unit, transfer: Transfer) -> Outcome:
+        hashed = digest.ALGORITHMS[self.settings.outgoing.checksum]()
+        view = memoryview(self._buffer)
+        with self._client.data(transfer) as data:
+            while data is not None and (size := data.recv_into(view)):
+                hashed.update(view[:size])
+        reply = self._client.wait_for(transfer)
+        if not reply.is_ok:
+            return Outcome(unit, NotVerified(f"cannot be read back: {reply.message}"))
+        if hashed.hexdigest() != unit.digest:
+            return Outcome(unit, NotVerified("what was read back is not what was sent"))
+        return Outcome(unit._replace(proof=Proof.READBACK.value))
+
+    # -- what stands there -----------------------------------------------------------------------------------
+
+    def _stands(self, paths: Sequence[str]) -> dict[str, Stands]:
+        """What stands at each path below the target directory, whose own name may lead through links."""
+        real = self._real_paths(paths)
+        others = self._taken([path for path in paths if real[path] is None])
+
+        def what(path: str) -> Stands:
+            found = real[path]
+            if found is None:
+                return Stands.OTHER if path in others else Stands.NOTHING
+            expected = f"{self._root}{path.removeprefix(self.target)}"
+            return Stands.DIRECTORY if found == expected else Stands.OTHER
+
+        return {path: what(path) for path in paths}
+
+    def _taken(self, paths: Sequence[str]) -> set[str]:
+        """At which paths something stands."""
+        found: dict[str, Reply] = {}
+        for path in paths:
+            if self._knows_names:
+                # RNFR alone tells of links that lead nowhere. A file may be renamed to itself: nothing is done.
+                self._client.post(f"RNFR {path}", _put(found, path))
+                self._client.post(f"RNTO {path}")
+            else:
+                look = "MLST" if "MLST" in self._features else "SIZE"
+                self._client.post(f"{look} {path}", _put(found, path))
+        self._client.settle()
+        return {path for path, reply in found.items() if reply.code < 400}
+
+    def _sizes(self, paths: Iterable[str]) -> dict[str, int]:
+        """The sizes of those that are regular files."""
+        answers: dict[str, Reply] = {}
+        for path in paths:
+            self._client.post(f"SIZE {path}", _put(answers, path))
+        self._client.settle()
+        return {path: int(reply.message) for path, reply in answers.items() if reply.is_ok}
+
+    # -- publish ---------------------------------------------------------------------------------------------
+
+    def publish(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Rename into place, all at once, where nothing stands; then look at what stands there."""
+        broken, _ = make_parents(units, self._look_below, self._make)
+        ready: list[Unit] = []
+        for unit in units:
+            if error := broken.get(directory(unit)):
+                yield Outcome(unit, error)
+            else:
+                ready.append(unit)
+        taken_names = self._taken([self._final(unit) for unit in ready if not self.may_replace(unit)])
+        free = [unit for unit in ready if self._final(unit) not in taken_names]
+        yield from (Outcome(unit, taken()) for unit in ready if self._final(unit) in taken_names)
+        refused = self._rename(free)
+        sizes = self._sizes(map(self._final, free))
+        for unit in free:
+            yield Outcome(unit, self._why_not_published(unit, refused.get(unit), sizes.get(self._final(unit))))
+
+    def _rename(self, units: Iterable[Unit]) -> dict[Unit, Reply]:
+        """Give the staged files their names; answers those that the server refused."""
+        answers: dict[Unit, Reply] = {}
+        self._enter_staging()
+        for unit in units:
+            self._client.post(f"RNFR {unit.staged}")
+            self._client.post(f"RNTO {self._final(unit)}", _put(answers, unit))
+        self._client.settle()
+        return {unit: reply for unit, reply in answers.items() if not reply.is_ok}
+
+    def _why_not_published(self, unit: Unit, refused: Reply | None, size: int | None) -> UnitError | None:
+        if refused is None and size == unit.size:
+            return None
+        if refused is None:
+            return UnitError("the server says that it was renamed, and does not show it under its name")
+        if refused.code == 503:
+            return UnitError("the staged file is gone")
+        if size is None and self._taken([self._final(unit)]):
+            return taken()
+        if FULL.search(refused.text):
+            return TargetFull(f"the target is full ({refused.message}); make room there")
+        return NotTaken(f"the target cannot give it its name: {refused.message}")
+
+    def _look_below(self, paths: Sequence[str]) -> dict[str, Stands]:
+        found = self._stands([f"{self.target}/{path}" for path in paths])
+        return {path: found[f"{self.target}/{path}"] for path in paths}
+
+    def _make(self, directories: Sequence[str]) -> dict[str, UnitError]:
+        answers: dict[str, Reply] = {}
+        for path in directories:
+            self._client.post(f"MKD {self.target}/{path}", _put(answers, path))
+        self._client.settle()
+        return {path: _why_no_directory(path, reply) for path, reply in answers.items() if not reply.is_ok}
+
+    def compare(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Read what stands under each unit's name."""
+        sizes = self._sizes(map(self._final, units))
+        links = self._links(sizes)
+        same: list[tuple[Unit, str]] = []
+        for unit in units:
+            path = self._final(unit)
+            if sizes.get(path) == unit.size and path not in links:
+                same.append((unit, path))
+            else:
+                yield Outcome(unit, taken())
+        for unit, error in self._read_back(same):
+            yield Outcome(unit, taken() if error else None)
+
+    def _links(self, sizes: Mapping[str, int]) -> set[str]:
+        """Those of which MLST tells another size than SIZE: one means the link, the other what it leads to."""
+        if "MLST" not in self._features:
+            return set()
+        answers: dict[str, Reply] = {}
+        for path in sizes:
+            self._client.post(f"MLST {path}", _put(answers, path))
+        self._client.settle()
+        return {path for path, reply in answers.items() if _facts(reply).get("size") != str(sizes[path])}
+
+    def discard(self, units: Iterable[Unit]) -> None:
+        """Remove what is staged."""
+        self._enter_staging()
+        for unit in units:
+            self._client.post(f"DELE {unit.staged}")
+            self._others.pop(unit.staged, None)
+        self._client.settle()
+
+    # -- look ------------------------------------------------------------------------------------------------
+
+    def examine(self) -> Iterator[Finding]:
+        """Look at rights, the staging place and the proofs."""
+        yield Finding(Level.OK, f"logged in to {self.settings.outgoing.target_host}")
+        yield Finding(Level.OK, f"{self.target} exists")
+        yield self._examine_staging()
+        yield self._examine_proof()
+        yield Finding(Level.WARN, "the server does not tell free space", "look at it there yourself")
+        if not _set_time(self._features):
+            yield Finding(
+                Level.WARN, "the server sets no times: files get that of their arrival", "nothing to do here"
+            )
+        if self.settings.outgoing.transfer_protocol == "ftp":
+            yield Finding(Level.WARN, "password and data cross the network in the clear", "use ftps or sftp")
+
+    def _examine_staging(self) -> Finding:
+        """Stage and rename a file of our own: the one way to know whether that works."""
+        name = f"{self.tag}check"
+        final = f"{self.target}/.{OWN_NAME[1:]}-{name}"
+        self._enter_staging()
+        self._store(name)
+        self._client.post(f"RNFR {name}")
+        renamed = self._call(f"RNTO {final}")
+        self._call(f"DELE {final if renamed.is_ok else name}")
+        if renamed.is_ok:
+            return Finding(Level.OK, f"{self.target} is writable, on one file system with the staging place")
+        return Finding(
+            Level.FAIL,
+            f"a staged file cannot be renamed to {self.target}: {renamed.message}",
+            "staging and target must be one file system, both writable",
+        )
+
+    def _examine_proof(self) -> Finding:
+        if self._digests is None:
+            return Finding(Level.OK, "the server gives no digests: files are read back")
+        if self._digests.algorithm == "crc32":
+            return Finding(
+                Level.WARN,
+                f"the server gives CRC-32 alone ({self._digests.command}), which shows damage and nothing worse",
+                "set [outgoing] verify = readback for a stronger proof",
+            )
+        return Finding(Level.OK, f"the server gives digests ({self._digests.command}, {self._digests.algorithm})")
+
+    # -- names -----------------------------------------------------------------------------------------------
+
+    def _final(self, unit: Unit) -> str:
+        return f"{self.target}/{unit.path}"
+
+
+def _put(answers: dict[_Key, Reply], key: _Key) -> Then:
+    """A taker that keeps the last reply."""
+
+    def then(reply: Reply) -> None:
+        answers[key] = reply
+
+    return then
+
+
+def _features(reply: Reply) -> dict[str, str]:
+    """What FEAT says (RFC 2389): words in capitals, and what follows each."""
+    lines = (line.strip().partition(" ") for line in reply.text.split("\n")[1:-1])
+    return {name.upper(): rest for name, _, rest in lines} if reply.is_ok else {}
+
+
+def _facts(reply: Reply) -> dict[str, str]:
+    """What MLST says of a path (RFC 3659, 7.2)."""
+    lines = reply.text.split("\n")
+    facts = lines[1].strip().partition(" ")[0] if reply.is_ok and len(lines) > 1 else ""
+    return {name.lower(): value for name, _, value in (fact.partition("=") for fact in facts.split(";"))}
+
+
+def _set_time(features: Mapping[str, str]) -> str:
+    """The command that sets a time: MFMT (draft-somers-ftp-mfxx), or MDTM as vsftpd and others take it."""
+    return next((command for command in ("MFMT", "MDTM") if command in features), "")
+
+
+def _moment(unit: Unit) -> str:
+    """The modification time as RFC 3659 (2.3) writes it, in UTC."""
+    return time.strftime("%Y%m%d%H%M%S", time.gmtime(min(max(unit.identity.mtime_ns // 10**9, 0), LAST_YEAR)))
+
+
+def _probes(path: str) -> Iterator[str]:
+    return (probe for pattern, probe in PROBES if pattern.search(path))
+
+
+def _why_no_directory(path: str, reply: Reply) -> UnitError:
+    if NO_NAME.search(reply.text):
+        return UnitRefused(f"the target cannot hold a file of that name: {reply.message}")
+    return NotTaken(f"the target allows no directory {path}: {reply.message}")
+
+
+class Ftps(Ftp):
+    """Within TLS; :func:`~mistamover.transports.ftp_client.log_in` sees to that."""
