@@ -1,4 +1,4 @@
-"""Lanes: each one connection, and the thread that carries batches over it.
+"""Lanes: each one connection, which a thread uses while it carries a batch.
 
 :func:`carry` is the lane function: of plain, picklable data, so that executors other than threads can run it.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
@@ -67,7 +68,7 @@ class Baton:
 
 @dataclass
 class Lane:
-    """What one lane does right now. Written by its thread, read by displays."""
+    """What one lane does right now. Written by the thread that uses it, read by displays."""
 
     stage: str = "idle"
     transport: Transport | None = None
@@ -83,6 +84,36 @@ class Crew:
     parking: bool = False
     """Set to make every lane leave the file that it is sending."""
     baton: Baton = field(default_factory=lambda: Baton())
+    _free: list[Lane] = field(default_factory=list)
+    _mutex: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def connected(self) -> int:
+        """How many lanes the target has let in."""
+        return sum(lane.transport is not None for lane in self.lanes)
+
+    @contextmanager
+    def lane(self) -> Iterator[Lane]:
+        """A lane that nobody else uses meanwhile; one that is connected if there is one."""
+        with self._mutex:
+            if self._free:
+                lane = next((lane for lane in self._free if lane.transport), self._free[0])
+                self._free.remove(lane)
+            else:
+                self.lanes.append(lane := Lane())
+        try:
+            yield lane
+        finally:
+            lane.stage = "idle"
+            with self._mutex:
+                self._free.append(lane)
+
+    def disconnect(self) -> None:
+        """End all connections, while no lane is used."""
+        for lane in self.lanes:
+            disconnect(lane)
+        self.lanes.clear()
+        self._free.clear()
 
     def tick(self, lane: Lane, size: int) -> None:
         """Note progress; ends the file on its way when the stream parks."""
@@ -101,19 +132,18 @@ _here = threading.local()
 
 
 def join(crew: Crew) -> None:
-    """Make this thread a lane of ``crew``: the executor's initializer."""
-    _here.crew, _here.lane = crew, Lane()
-    crew.lanes.append(_here.lane)
+    """Have this thread work for ``crew``: the executor's initializer."""
+    _here.crew = crew
 
 
-def _this_lane() -> tuple[Crew, Lane]:
-    if not hasattr(_here, "lane"):
+def _crew() -> Crew:
+    if not hasattr(_here, "crew"):
         join(Crew())
-    return _here.crew, _here.lane
+    crew: Crew = _here.crew
+    return crew
 
 
-def _connected(settings: Settings) -> Transport:
-    crew, lane = _this_lane()
+def _connected(settings: Settings, crew: Crew, lane: Lane) -> Transport:
     if lane.transport is None:
         lane.stage = "connecting"
         spool = Spool(settings.data_stream.directory, mirror=True, algorithm=settings.outgoing.checksum)
@@ -140,49 +170,48 @@ def disconnect(lane: Lane) -> None:
 
 def prepare(settings: Settings) -> Carried:
     """Connect, look for a stop file, and remove what earlier passes left staged. Before any other lane begins."""
-    _, lane = _this_lane()
-    try:
-        transport = _connected(settings)
-        if transport.is_stopped():
-            return Carried([], is_stopped=True)
-        transport.sweep()
-        transport.proof  # noqa: B018 - raises where the proof asked for cannot be had
-    except (TargetDown, TargetRefused) as error:
-        disconnect(lane)
-        return Carried([], error)
-    finally:
-        lane.stage = "idle"
-    return Carried([])
+    crew = _crew()
+    with crew.lane() as lane:
+        try:
+            transport = _connected(settings, crew, lane)
+            if transport.is_stopped():
+                return Carried([], is_stopped=True)
+            transport.sweep()
+            transport.proof  # noqa: B018 - raises where the proof asked for cannot be had
+        except (TargetDown, TargetRefused) as error:
+            disconnect(lane)
+            return Carried([], error)
+        return Carried([])
 
 
 def carry(settings: Settings, batch: Sequence[Unit]) -> Carried:
     """Deliver a batch: stage, verify and publish each unit. Repeating it is harmless."""
-    _, lane = _this_lane()
+    crew = _crew()
     outcomes: list[Outcome] = []
-    try:
-        transport = _connected(settings)
-        if transport.is_stopped():
-            return Carried([], is_stopped=True)
-        for outcome in deliver(transport, batch, lane):
-            outcomes.append(outcome)  # noqa: PERF402 - those before an error are kept
-    except (TargetDown, TargetRefused) as error:
-        disconnect(lane)
-        return Carried(outcomes, error)
-    except BaseException:
-        disconnect(lane)
-        raise
-    finally:
-        lane.stage = "idle"
-    return Carried(outcomes)
+    with crew.lane() as lane:
+        try:
+            transport = _connected(settings, crew, lane)
+            if transport.is_stopped():
+                return Carried([], is_stopped=True)
+            for outcome in deliver(transport, batch, lane):
+                outcomes.append(outcome)  # noqa: PERF402 - those before an error are kept
+        except (TargetDown, TargetRefused) as error:
+            disconnect(lane)
+            return Carried(outcomes, error)
+        except BaseException:
+            disconnect(lane)
+            raise
+        return Carried(outcomes)
 
 
 def discard(settings: Settings, units: Sequence[Unit]) -> None:
     """Remove what tries that failed have left staged; what cannot be removed now is swept by the next pass."""
-    _, lane = _this_lane()
-    try:
-        _connected(settings).discard(units)
-    except (TargetDown, TargetRefused):
-        disconnect(lane)
+    crew = _crew()
+    with crew.lane() as lane:
+        try:
+            _connected(settings, crew, lane).discard(units)
+        except (TargetDown, TargetRefused):
+            disconnect(lane)
 
 
 def deliver(transport: Transport, batch: Sequence[Unit], lane: Lane) -> Iterator[Outcome]:

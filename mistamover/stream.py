@@ -27,6 +27,7 @@ from mistamover.errors import (
     SourceGone,
     SourceMoved,
     TargetFull,
+    TooManyConnections,
     UnitError,
 )
 from mistamover.lane import Carried, Crew
@@ -54,6 +55,8 @@ FIRST_LANES = 2
 """Lanes that begin: while one waits for the far side's proof, the other sends."""
 NEW_LANE_EVERY = 2.0
 """Seconds of work after which one more lane joins: a log-in costs more than a short pass can win by it."""
+ASK_AGAIN_AFTER = 30.0
+"""Seconds after which a target that let in fewer lanes than we wanted is asked for one more."""
 REMOVED_TOGETHER = 64
 PARKING_TIME = 2.0
 """Seconds after which a lane that did not leave its file is cut off: a slow line needs minutes for its buffers."""
@@ -179,6 +182,9 @@ class Stream:
         self.settings = settings
         self.summary = Summary()
         self.crew = Crew()
+        self._let_in = settings.outgoing.lanes
+        """Lanes that the target let in when it last refused one, and when that was."""
+        self._let_in_since = 0.0
         self.tries_waiting = False
         """Whether the next pass tries units that failed before, without waiting for their time."""
         self._report = report
@@ -357,9 +363,7 @@ class Stream:
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
-        for one in self.crew.lanes:
-            lane.disconnect(one)
-        self.crew.lanes.clear()
+        self.crew.disconnect()
 
     def rest(self) -> None:
         """Log out between passes that have nothing to do."""
@@ -397,6 +401,9 @@ class Stream:
                 self._wind_up(running)
             for future in done:
                 batch, carried = running.pop(future), future.result()
+                if self._is_one_too_many(carried):
+                    waiting.appendleft(list(batch))
+                    continue
                 error = error or carried.error
                 if not error:
                     self._fill_lanes(waiting, running, began)  # none idles while we write the ledger
@@ -418,7 +425,19 @@ class Stream:
 
     def _lanes_now(self, working: float) -> int:
         """How many lanes to use after so many seconds of work."""
-        return min(self.settings.outgoing.lanes, FIRST_LANES + int(working / NEW_LANE_EVERY))
+        let_in = self._let_in + int((time.monotonic() - self._let_in_since) / ASK_AGAIN_AFTER)
+        return min(self.settings.outgoing.lanes, FIRST_LANES + int(working / NEW_LANE_EVERY), let_in)
+
+    def _is_one_too_many(self, carried: Carried) -> bool:
+        """Whether the target lets no more lanes in; those that it did let in go on."""
+        connected = self.crew.connected
+        if not (isinstance(carried.error, TooManyConnections) and connected):
+            return False
+        if self._let_in != connected:
+            lanes = f"{connected} of {self.settings.outgoing.lanes} lanes"
+            self._report(Event(Kind.TARGET, reason=f"{carried.error}; going on over {lanes}"))
+        self._let_in, self._let_in_since = connected, time.monotonic()
+        return True
 
     def _wind_up(self, running: dict[Future[Carried], Sequence[Unit]]) -> None:
         """We are to stop: let what is on its way end, for a while, then have it parked."""

@@ -28,7 +28,7 @@ from mistamover.options import Ftp as FtpOptions
 from mistamover.spool import Source
 from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, taken
 from mistamover.transports.ftp_client import FtpClient, Reply, Then, Transfer, log_in
-from mistamover.transports.ftp_digests import Digests, choose_digests, hasher
+from mistamover.transports.ftp_digests import choose_digests, hasher
 from mistamover.transports.parents import Stands, directory, make_parents, parents
 from mistamover.unit import OWN_NAME, Outcome, Unit, batches
 
@@ -49,6 +49,8 @@ UNSAYABLE = re.compile(r"[\r\n\0]|\udcff")
 """Line ends end a command; servers disagree on the byte 255, which begins a command of Telnet (RFC 854)."""
 LONGEST_PATH = 1900
 """In bytes; servers cut longer commands short, some without a word (the least we know of takes 2,048)."""
+MOST_ASKED = 4500
+"""Digests that a session is asked for; ProFTPD remembers 10,000, one of each file that it receives among them."""
 FOR_ALL = 0o644
 """The permissions that servers give: only where those of the source are others they are told so."""
 LAST_YEAR = 253402300799
@@ -90,7 +92,13 @@ class Ftp(Transport):
         """Whether the server keeps names such as these."""
         self._knows_names = True
         """Whether RNFR refuses names that are not there; some servers leave that to RNTO."""
+        self._log_in()
+        self._prepare(options)
+        return self
+
+    def _log_in(self) -> None:
         self._connection = log_in(self.settings)
+        self._is_in_staging = False
         self._features = _features(self._call("FEAT"))
         self._digests = choose_digests(self._features, self.settings.outgoing.checksum)
         if "UTF8" in self._features:
@@ -100,8 +108,12 @@ class Ftp(Transport):
         self._client.choose_passive()
         if self._digests and self._digests.aside:
             self._call(self._digests.aside)
-        self._prepare(options)
-        return self
+
+    def _log_in_anew(self) -> None:
+        """Have a server forget the digests that it remembers: it holds so many and then gives none."""
+        self._client.leave()
+        self._log_in()
+        self._asked.clear()
 
     def close(self) -> None:
         """Log out."""
@@ -251,6 +263,8 @@ class Ftp(Transport):
     def send(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         """Stage the units: the data connections of several are asked for at once."""
         self._reader.forget()
+        if self._digests and self._digests.aside and len(self._asked) + len(units) > MOST_ASKED:
+            self._log_in_anew()
         self._learn_names(units)
         self._enter_staging()
         for group in batches(units, self._client.together):
@@ -372,9 +386,10 @@ class Ftp(Transport):
         elif proof is Proof.READBACK:
             yield from self._read_back([(unit, unit.staged) for unit in units])
         else:
-            again = [unit for unit in units if unit.staged in self._asked]
-            yield from self._ask_digests([unit for unit in units if unit.staged not in self._asked])
-            yield from self._read_back([(unit, unit.staged) for unit in again])
+            answers = self._ask_digests([unit for unit in units if unit.staged not in self._asked])
+            yield from (self._judge_answer(unit, answers[unit.staged]) for unit in units if unit.staged in answers)
+            # It may remember what it was asked for before, and need not know all.
+            yield from self._read_back([(unit, unit.staged) for unit in units if unit.staged not in answers])
 
     def _compare_sizes(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         sizes = self._sizes(unit.staged for unit in units)
@@ -384,11 +399,12 @@ class Ftp(Transport):
             else:
                 yield Outcome(unit, NotVerified("the staged file has another size than the source"))
 
-    def _ask_digests(self, units: Sequence[Unit]) -> list[Outcome]:
+    def _ask_digests(self, units: Sequence[Unit]) -> dict[str, Reply]:
+        """What the server says of staged files, by their names; nothing of those of which it gives no digest."""
         digests = self._digests
-        if digests is None or not units:
-            return []
         answers: dict[str, Reply] = {}
+        if digests is None or not units:
+            return answers
         client = self._client
         if digests.select:
             client.post(digests.select)
@@ -399,13 +415,11 @@ class Ftp(Transport):
         with client.patient(sum(unit.size for unit in units)):
             client.settle()
         self._asked.update(answers)
-        return [self._confirmed(unit, digests, answers[unit.staged]) for unit in units]
+        return {name: answer for name, answer in answers.items() if answer.is_ok}
 
-    def _confirmed(self, unit: Unit, digests: Digests, answer: Reply) -> Outcome:
+    def _judge_answer(self, unit: Unit, answer: Reply) -> Outcome:
         expected = self._others.get(unit.staged) or unit.digest
-        if not answer.is_ok:
-            return Outcome(unit, NotVerified(f"the server gives no digest of it: {answer.message}"))
-        if not digests.confirms(answer.message, expected):
+        if self._digests is None or not self._digests.confirms(answer.message, expected):
             return Outcome(unit, NotVerified("the digest that the server gives is not that of what was sent"))
         return Outcome(unit._replace(proof=Proof.DIGEST.value))
 

@@ -179,6 +179,14 @@ class FtpClient:
                     # Not the method of SSLSocket, which would take its state from under the other thread.
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
+    def leave(self) -> None:
+        """Say goodbye, and wait until the server has gone: it may count connections."""
+        with suppress(TargetDown, OSError):
+            self.call("QUIT")
+            while self._sock.recv(4096):
+                pass
+        self._ftp.close()
+
     def close(self) -> None:
         """Say goodbye, and do not wait for an answer."""
         with suppress(OSError):
