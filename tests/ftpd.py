@@ -5,7 +5,14 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from tests.daemon import Daemon
 from tests.needs import find
@@ -27,22 +34,22 @@ class Certificate:
         return {"Certificate": self.file, "CertificateKey": self.key}
 
     @classmethod
-    def make(cls, directory: Path, name: str = "IP:127.0.0.1", days: int = 2) -> Certificate:
-        """A certificate for a subject alternative name, which lasts so many days from now, or ended before."""
+    def make(cls, directory: Path, address: str = "127.0.0.1", *, days: int = 2) -> Certificate:
+        """A certificate for an address; it ends in so many days, or ended so many ago."""
         made = cls(directory / "key.pem", directory / "certificate.pem")
-        options = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=test"]
-        options += ["-days", str(days), "-addext", f"subjectAltName={name}"]
-        command = [
-            find("openssl") or "openssl",
-            "req",
-            "-x509",
-            *options,
-            "-keyout",
-            str(made.key),
-            "-out",
-            str(made.file),
-        ]
-        subprocess.run(command, check=True, capture_output=True)
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+        now = datetime.now(UTC)
+        builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        builder = builder.serial_number(x509.random_serial_number())
+        builder = builder.not_valid_before(now - timedelta(days=30)).not_valid_after(now + timedelta(days=days))
+        alternative = x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))])
+        signed = builder.add_extension(alternative, critical=False).sign(key, hashes.SHA256())
+        pem = serialization.Encoding.PEM
+        private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        made.key.touch(mode=0o600)
+        made.key.write_bytes(key.private_bytes(pem, *private))
+        made.file.write_bytes(signed.public_bytes(pem))
         return made
 
 

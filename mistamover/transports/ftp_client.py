@@ -11,7 +11,7 @@ import re
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -21,7 +21,9 @@ from mistamover.options import Ftps as FtpsOptions
 from mistamover.options import Settings
 from mistamover.transports.far_shell import SLOWEST_DISK
 
-TOGETHER = 12
+READ_AT_ONCE = 1000
+"""In bytes; ProFTPD's buffer for commands has 1,024."""
+TOGETHER = 8
 """Transfers that are asked for at once: so few that their commands are one segment of TCP."""
 IN_FLIGHT = 128
 """Commands that a server may be given before it answers the first; so few that their replies fit every buffer."""
@@ -148,9 +150,10 @@ class FtpClient:
         then(reply)
 
     def _flush(self) -> None:
-        commands, self._unsent = b"".join(self._unsent), []
+        commands, self._unsent = self._unsent, []
         try:
-            self._sock.sendall(commands)
+            for piece in _pieces(commands):
+                self._sock.sendall(piece)
         except OSError as error:
             raise self.down(error) from error
 
@@ -289,6 +292,21 @@ class FtpClient:
             data.settimeout(self._connect_timeout)
             with suppress(OSError):
                 data.unwrap()
+
+
+def _pieces(commands: Iterable[bytes]) -> Iterator[bytes]:
+    """Commands put together, in pieces that a server reads at once.
+
+    Within TLS each piece is a record. Of a longer one the server may hold the rest where it does not look for it.
+    """
+    piece = b""
+    for command in commands:
+        if piece and len(piece) + len(command) > READ_AT_ONCE:
+            yield piece
+            piece = b""
+        piece += command
+    if piece:
+        yield piece
 
 
 # -- log-in --------------------------------------------------------------------------------------------------

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import ftplib
+import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
 from mistamover import stream as stream_module
 from mistamover.config import load
+from mistamover.errors import NameTaken, NotVerified, TargetRefused, TooManyConnections
 from mistamover.stream import Event, Kind, Report, Stream
 from mistamover.transports import ftp
 from mistamover.transports.contract import Proof
 from mistamover.unit import BATCH_FILES
+from tests import strange_ftpd
 from tests.daemon import Daemon, running
 from tests.ftpd import PASSWORD, USER, Certificate, Proftpd, Vsftpd
 from tests.needs import require
 from tests.sshd import temporary_account
+from tests.strange_ftpd import ForgetfulFS, strange_server
 from tests.transports.contract import ConnectionContract, SendingContract, Server, TransportContract
-from tests.transports.rig import Rig, deliver, failed, files, tree, write
+from tests.transports.rig import BIG, Rig, by_path, deliver, failed, files, good, noise, prove, tree, write
 
 pytestmark = pytest.mark.needs("root", "proftpd", "openssl")
 
@@ -161,4 +167,171 @@ def test_where_the_server_gives_no_more_digests_the_rest_is_read_back(tmp_path: 
         assert failed(delivered) == {}
         assert {outcome.unit.proof for outcome in delivered.values()} == {Proof.DIGEST.value, Proof.READBACK.value}
         assert tree(rig.target) == tree(rig.spool)
+        rig.close()
+
+
+# -- within TLS ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tls_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
+    """Makes a rig whose server has a certificate of ours, or one with something wrong."""
+    with ExitStack() as stack:
+
+        def make(*extra: str, trusts: Path | None = None, **options: Any) -> Rig:
+            (tmp_path / "server").mkdir()
+            certificate = Certificate.make(tmp_path / "server", **options)
+            server = Proftpd(tmp_path / "server", certificate=certificate, extra=extra)
+            stack.enter_context(running(server))
+            trusted = Certificate(certificate.key, trusts or certificate.file)
+            rig = Rig(tmp_path, within_tls(server, trusted))
+            stack.callback(rig.close)
+            return rig
+
+        yield make
+
+
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_all_goes_within_tls(tls_rig: Callable[..., Rig], version: str) -> None:
+    """The server demands it of the data connections too, in the same session."""
+    rig = tls_rig(f"TLSProtocol {version}")
+    rig.put("big", noise(BIG))
+    rig.crowd(30)
+    transport = rig.open()
+    delivered = deliver(transport, rig.units(transport))
+    assert failed(delivered) == {}
+    assert {outcome.unit.proof for outcome in delivered.values()} == {Proof.DIGEST.value}
+    assert tree(rig.target) == tree(rig.spool)
+
+
+def test_implicit_tls_speaks_it_from_the_first_byte(tls_rig: Callable[..., Rig]) -> None:
+    rig = tls_rig("TLSOptions UseImplicitSSL")
+    rig.put("file")
+    transport = rig.open(log_in={"implicit": "yes"})
+    assert failed(deliver(transport, rig.units(transport))) == {}
+    assert tree(rig.target) == tree(rig.spool)
+
+
+@pytest.mark.parametrize("implicit", ["no", "yes"])
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ({"days": -1}, "certificate has expired"),
+        ({"address": "127.0.0.2"}, "IP address mismatch"),
+        ({"trusts": None}, "self-signed certificate"),
+    ],
+)
+def test_a_certificate_with_something_wrong_is_refused(
+    tls_rig: Callable[..., Rig], tmp_path: Path, options: dict[str, Any], wrong: str, implicit: str
+) -> None:
+    if "trusts" in options:
+        (tmp_path / "other").mkdir()
+        options = {"trusts": Certificate.make(tmp_path / "other").file}
+    rig = tls_rig(*(["TLSOptions UseImplicitSSL"] if implicit == "yes" else []), **options)
+    with pytest.raises(TargetRefused, match=rf"its certificate is not accepted: .*{wrong}.*ca_file"):
+        rig.open(log_in={"implicit": implicit})
+    assert os.listdir(rig.target) == []
+
+
+def test_a_server_without_tls_is_refused_and_told_nothing(proftpd: Proftpd, tmp_path: Path) -> None:
+    rig = Rig(tmp_path, within_tls(proftpd, Certificate.make(tmp_path)))
+    for implicit in ("no", "yes"):
+        with pytest.raises(TargetRefused, match=r"TLS|AUTH"):
+            rig.open(log_in={"implicit": implicit})
+    rig.close()
+
+
+def test_a_server_that_wants_data_in_the_clear_is_refused(tls_rig: Callable[..., Rig]) -> None:
+    rig = tls_rig("<Limit PROT>", "DenyAll", "</Limit>")
+    with pytest.raises(TargetRefused, match=r"5\d\d "):
+        rig.open()
+    assert os.listdir(rig.target) == []
+
+
+# -- log-in --------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_password_is_tried_once_and_refused(proftpd: Proftpd, tmp_path: Path) -> None:
+    rig = Rig(tmp_path, to(proftpd, password="wrong"))
+    before = proftpd.log.read_text().count("Incorrect password")
+    with pytest.raises(TargetRefused, match=r"\[ftp\] username and password"):
+        rig.open()
+    assert proftpd.log.read_text().count("Incorrect password") == before + 1
+    rig.close()
+
+
+def test_the_password_shows_nowhere(
+    proftpd: Proftpd, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    events: list[Event] = []
+    with stream_to(proftpd, tmp_path, 20, events.append) as stream:
+        assert stream.run_pass(patient=True).counts[Kind.DELIVERED] == 20
+        assert PASSWORD not in f"{Path('/proc/self/cmdline').read_bytes()!r}{dict(os.environ)}"
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
+    assert left == [tmp_path / "small.ini"]
+    assert PASSWORD not in f"{events}{capfd.readouterr()}{caplog.text}"
+    with pytest.raises(TargetRefused) as refused:
+        Rig(tmp_path / "state", to(proftpd, username="nobody-we-know")).open()
+    assert PASSWORD not in "".join(traceback.format_exception(refused.value))
+
+
+# -- servers that differ -------------------------------------------------------------------------------------
+
+
+def strange(port: int) -> Options:
+    options = to(Proftpd(Path(), port), strange_ftpd.USER, strange_ftpd.PASSWORD)
+    return {**options, "ftp": {**options["ftp"], "staging_dir": "staging"}}
+
+
+@pytest.mark.parametrize(
+    "lacks",
+    [
+        (),
+        ("EPSV",),
+        ("MLSD", "MLST"),
+        ("MLSD", "MLST", "FEAT", "MFMT", "EPSV", "OPTS", "SITE CHMOD"),
+    ],
+)
+def test_a_server_that_nobody_knows_is_told_one_thing_at_a_time(tmp_path: Path, lacks: tuple[str, ...]) -> None:
+    """Whatever it lacks, and whichever address it gives out."""
+    with strange_server(*lacks, masquerade_address="192.0.2.1") as (port, server):
+        rig = Rig(tmp_path, strange(port))
+        rig.put("big", noise(BIG))
+        rig.put("caf\u00e9/deep/file")
+        rig.crowd(10)
+        transport = rig.open()
+        good(transport.send(rig.units(transport)))
+        transport.close()
+        transport = rig.open()
+        assert transport.sweep() == 12
+        assert failed(deliver(transport, rig.units(transport))) == {}
+        again = prove(transport, rig.units(transport))
+        assert failed(by_path(transport.publish(again))) == {unit.path: NameTaken for unit in again}
+        assert len(good(transport.compare(again))) == 12
+        transport.discard(again)
+        rig.close()
+    assert files(rig.target) == files(rig.spool)
+    assert sorted(os.listdir(rig.target)) == ["big", "caf\u00e9", "crowd", "staging"]
+    assert server.too_early == []
+    assert "LIST" not in server.said
+
+
+def test_a_lying_226_is_found(tmp_path: Path) -> None:
+    with strange_server(abstracted_fs=ForgetfulFS) as (port, _):
+        rig = Rig(tmp_path, strange(port))
+        rig.put("empty", b"")
+        rig.put("file")
+        rig.crowd(10)
+        transport = rig.open()
+        problems = failed(deliver(transport, rig.units(transport)))
+        assert problems == {path: NotVerified for path in files(rig.spool) if (rig.spool / path).stat().st_size > 5}
+        rig.close()
+
+
+def test_one_connection_too_many_is_told_from_a_target_that_is_down(tmp_path: Path) -> None:
+    with strange_server(max_cons_per_ip=1) as (port, _):
+        rig = Rig(tmp_path, strange(port))
+        rig.open()
+        with pytest.raises(TooManyConnections):
+            rig.open()
         rig.close()
