@@ -36,7 +36,7 @@ docs: $(VENV)/.run ## write the samples in conf/ and docs/configuration.rst anew
 	@$(BIN)/python -m mistamover.describe reference >docs/configuration.rst.new && mv docs/configuration.rst.new docs/configuration.rst
 
 bench: $(VENV)/.run ## time MiStaMover against its peers; as root (ARGS="--sets small --runs 1")
-	@tests/servers.sh openssh-server openssh-client rsync lftp rclone
+	@tests/servers.sh openssh-server openssh-client rsync lftp rclone proftpd-core proftpd-mod-crypto openssl
 	@$(BIN)/python -m benchmarks.bench $(ARGS)
 
 clean: ## remove what the other targets made, but for .venv and the results of bench

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.rig import Rig
+from tests import ftpd
 from tests.rsyncd import MODULE, PASSWORD, USER
 
 OURS = "mistamover"
@@ -63,21 +64,40 @@ def _ours_to_daemon(rig: Rig) -> list[str]:
     )
 
 
+def _ours_by_ftp(rig: Rig) -> list[str]:
+    server = rig.ftp_server
+    return _ours(
+        rig,
+        f"transfer_protocol = ftp\ntarget_host = {server.host}",
+        f"[ftp]\nport = {server.port}\nusername = {ftpd.USER}\npassword = {ftpd.PASSWORD}\n",
+    )
+
+
 def ours_locally(rig: Rig) -> list[str]:
     """Our own command between two directories of this host."""
     return _ours(rig, "transfer_protocol = local")
 
 
-def _lftp(rig: Rig) -> list[str]:
-    """Four connections, and no proof of what arrived."""
+def _lftp_by_sftp(rig: Rig) -> list[str]:
     server = rig.server
     ssh = shlex.join(["ssh", "-a", "-x", *server.ssh_options])
+    return _lftp(
+        rig, f'set sftp:connect-program "{ssh}"; open -u {server.username}, sftp://{server.host}:{server.port}'
+    )
+
+
+def _lftp_by_ftp(rig: Rig) -> list[str]:
+    server = rig.ftp_server
+    return _lftp(rig, f"open -u {ftpd.USER},{ftpd.PASSWORD} ftp://{server.host}:{server.port}")
+
+
+def _lftp(rig: Rig, opening: str) -> list[str]:
+    """Four connections, and no proof of what arrived."""
     return [
         "lftp",
         "--norc",
         "-c",
-        f'set cmd:fail-exit yes; set net:max-retries 1; set sftp:connect-program "{ssh}"; '
-        f"open -u {server.username}, sftp://{server.host}:{server.port}; "
+        f"set cmd:fail-exit yes; set net:max-retries 1; {opening}; "
         f"mirror --reverse --Remove-source-files --parallel=4 {rig.spool}/ {rig.target}/",
     ]
 
@@ -144,13 +164,14 @@ def _cp(rig: Rig) -> list[str]:
 
 BY_SFTP = [
     Mover(OURS, _ours_by_ssh("sftp", "connector = openssh\n")),
-    Mover("lftp", _lftp),
+    Mover("lftp", _lftp_by_sftp),
     Mover("rclone", _rclone),
     Mover("rsync", _rsync_twice),
     Mover("sftp", _sftp_put, removes=False),
 ]
 BY_RSYNC = [Mover(OURS, _ours_by_ssh("rsync_ssh")), Mover("rsync", _rsync_twice)]
 TO_DAEMON = [Mover(OURS, _ours_to_daemon), Mover("rsync", _rsync_twice_to_daemon)]
+BY_FTP = [Mover(OURS, _ours_by_ftp), Mover("lftp", _lftp_by_ftp)]
 LOCALLY = [Mover(OURS, ours_locally), Mover("cp", _cp)]
 
 
@@ -169,6 +190,7 @@ COURSES = {
     "sftp": Course(BY_SFTP, ("lftp", "rclone")),
     "rsync_ssh": Course(BY_RSYNC, ("rsync",)),
     "rsync_native": Course(TO_DAEMON, ("rsync",)),
+    "ftp": Course(BY_FTP, ("lftp",)),
     "local": Course(LOCALLY, ("cp",)),
     "wan": Course(BY_SFTP, ("rsync", "lftp"), ("thousand", "quarter"), is_distant=True),
     "wan_rsync_ssh": Course(BY_RSYNC, ("rsync",), ("thousand", "quarter"), is_distant=True),
@@ -190,6 +212,9 @@ GOALS = {
     ("rsync_native", "small", "rsync"): 2.0,
     ("rsync_native", "medium", "rsync"): 1.3,
     ("rsync_native", "large", "rsync"): 1.2,
+    ("ftp", "small", "lftp"): 1.8,
+    ("ftp", "medium", "lftp"): 2.5,
+    ("ftp", "large", "lftp"): 2.0,
     ("wan_rsync_ssh", "thousand", "rsync"): 1.5,
     ("wan", "thousand", "rsync"): 1.2,
     ("wan", "quarter", "rsync"): 0.5,

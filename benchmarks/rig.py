@@ -17,6 +17,7 @@ from time import monotonic
 from benchmarks.data import MIB
 from benchmarks.relay import line_to
 from tests.daemon import running
+from tests.ftpd import Proftpd
 from tests.rsyncd import Rsyncd
 from tests.sshd import Account, Sshd, running_sshd, temporary_account
 
@@ -37,6 +38,7 @@ class Rig:
     distant_server: Sshd
     """The same one, at the end of a long line."""
     daemon: Rsyncd
+    ftp_server: Proftpd
 
     def at_a_distance(self) -> Rig:
         """The same place, reached through the long line."""
@@ -91,7 +93,9 @@ def rig() -> Iterator[Rig]:
         stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
         (scratch / "rsyncd").mkdir()
         daemon = stack.enter_context(running(Rsyncd(scratch / "rsyncd")))
-        yield Rig(scratch, near, far, account, server, distant, daemon)
+        (scratch / "proftpd").mkdir()
+        ftp_server = stack.enter_context(running(Proftpd(scratch / "proftpd")))
+        yield Rig(scratch, near, far, account, server, distant, daemon, ftp_server)
 
 
 @contextmanager

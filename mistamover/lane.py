@@ -8,12 +8,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
-from mistamover.errors import MistamoverError, NameTaken, Parked, TargetDown, TargetFull, TargetRefused
+from mistamover import digest
+from mistamover.errors import MistamoverError, NameTaken, Parked, TargetDown, TargetFull, TargetRefused, UnitError
 from mistamover.options import Settings
 from mistamover.spool import Spool
 from mistamover.transports import transport_class
@@ -216,6 +217,9 @@ def discard(settings: Settings, units: Sequence[Unit]) -> None:
 
 def deliver(transport: Transport, batch: Sequence[Unit], lane: Lane) -> Iterator[Outcome]:
     """Send all of a batch; while the far side proves one part of it, the next is on its way."""
+    if there := _already_there(transport, [unit for unit in batch if unit.may_be_there], lane):
+        yield from map(Outcome, there.values())
+        batch = [unit for unit in batch if unit.path not in there]
     lane.stage = "sending"
     failed: list[Outcome] = []
     proven = _stage(transport, batch, failed)
@@ -225,6 +229,21 @@ def deliver(transport: Transport, batch: Sequence[Unit], lane: Lane) -> Iterator
         proven += _stage(transport, sorted(full, key=ORDERS["smallest"]), failed)
     yield from failed
     yield from _finish(transport, chain.from_iterable(proven), lane)
+
+
+def _already_there(transport: Transport, units: Sequence[Unit], lane: Lane) -> dict[str, Unit]:
+    """The units that the target holds byte for byte under their names, with their proofs; none of them is sent."""
+    if not units:
+        return {}
+    lane.stage = "comparing"
+    alike = transport.resembling(units)
+    reader, buffer = transport.spool.reader(), bytearray(digest.CHUNK)
+    hashed: list[Unit] = []
+    for unit in alike:
+        with suppress(UnitError):  # what is wrong with it is told when it is sent
+            hashed.append(reader.hash(unit, buffer))
+    reader.forget()
+    return {unit.path: unit for unit, error in transport.compare(hashed) if error is None}
 
 
 def _stage(transport: Transport, batch: Sequence[Unit], failed: list[Outcome]) -> list[Iterator[Outcome]]:

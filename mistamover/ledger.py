@@ -86,6 +86,11 @@ class View:
         query = f"SELECT 1 FROM delivery WHERE {condition} LIMIT 1"  # noqa: S608 - ours
         return self._db.execute(query).fetchone() is None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it says nothing of anything."""
+        return self._is_empty
+
     def close(self) -> None:
         """Let go of the record."""
         self._db.close()

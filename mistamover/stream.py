@@ -292,11 +292,12 @@ class Stream:
     def _wanted(self, delivered: list[tuple[Unit, int]]) -> Iterator[Unit]:
         """Scan; yield the units to be sent, note those whose removal is missing, and answer for all others."""
         now = time.time()
+        may_be_there = self._mirror and self._ledger.is_empty
         for unit in self._spool.scan(self._ignored, self._skip):
             record = self._ledger.record(unit.path)
             verdict = judge(unit, record, mirror=self._mirror, now=now)
             if record is None:
-                yield unit
+                yield unit._replace(may_be_there=True) if may_be_there else unit
             elif verdict is Verdict.SEND or (verdict is Verdict.WAIT and self.tries_waiting):
                 yield unit._replace(is_update=self._mirror and self._ledger.has_delivered(unit.path))
             elif verdict is Verdict.REMOVE:

@@ -78,6 +78,8 @@ class Unit(NamedTuple):
     """How it was shown that the target holds these bytes; empty until it was verified."""
     is_update: bool = False
     """Whether the target's file of its name is an earlier delivery of this mirror, which it may replace."""
+    may_be_there: bool = False
+    """Whether the target is to be looked at before it is sent: a mirror has lost its ledger, or has a first one."""
 
     @property
     def size(self) -> int:

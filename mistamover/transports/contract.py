@@ -153,6 +153,13 @@ class Transport(ABC):
     def compare(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         """After ``NameTaken``: a unit whose name holds a file of its size and digest comes back with a proof."""
 
+    def resembling(self, units: Sequence[Unit]) -> list[Unit]:  # noqa: ARG002 - of the contract
+        """Those whose name holds a file of their size, in directories that are none of somebody's links.
+
+        :meth:`compare` is asked about these before they are sent; a transport that cannot tell says that none does.
+        """
+        return []
+
     @abstractmethod
     def discard(self, units: Iterable[Unit]) -> None:
         """Remove what was staged for these units, if anything was."""

@@ -29,7 +29,7 @@ from mistamover.spool import Source
 from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, taken
 from mistamover.transports.ftp_client import FtpClient, Reply, Then, Transfer, log_in
 from mistamover.transports.ftp_digests import choose_digests, hasher
-from mistamover.transports.parents import Stands, directory, make_parents, parents
+from mistamover.transports.parents import Stands, directory, make_parents, parents, within_directories
 from mistamover.unit import OWN_NAME, Outcome, Unit, batches
 
 _Key = TypeVar("_Key")
@@ -565,6 +565,12 @@ class Ftp(Transport):
             self._client.post(f"MLST {path}", _put(answers, path))
         self._client.settle()
         return {path for path, reply in answers.items() if _facts(reply).get("size") != str(sizes[path])}
+
+    def resembling(self, units: Sequence[Unit]) -> list[Unit]:
+        """By SIZE of the names, and by entering all parents."""
+        sizes = self._sizes(map(self._final, units))
+        alike = (unit for unit in units if sizes.get(self._final(unit)) == unit.size)
+        return within_directories(alike, self._look_below)
 
     def discard(self, units: Iterable[Unit]) -> None:
         """Remove what is staged."""

@@ -43,6 +43,14 @@ def make_parents(units: Iterable[Unit], look: Look, make: Make) -> tuple[dict[st
     return lost, changed
 
 
+def within_directories(units: Iterable[Unit], look: Look) -> list[Unit]:
+    """The units of which all parents are directories at the target, and no links."""
+    units = list(units)
+    above = {unit.path: parents(unit.path) for unit in units}
+    found = look(sorted({path for paths in above.values() for path in paths}))
+    return [unit for unit in units if all(found[path] is Stands.DIRECTORY for path in above[unit.path])]
+
+
 def directory(unit: Unit) -> str:
     """The directory that a unit lies in, below the target; empty for the target itself."""
     return unit.path.rpartition("/")[0]

@@ -15,7 +15,7 @@ import shutil
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -372,6 +372,11 @@ class Rsync(Transport):
         for part in batches(units, files=MOST_OPEN):
             for unit, error in self._compare(part, self.target, Proof.DIGEST):
                 yield Outcome(unit, taken() if isinstance(error, NotVerified) else error)
+
+    def resembling(self, units: Sequence[Unit]) -> list[Unit]:
+        """By a dry run that compares sizes."""
+        compared = (self._compare(part, self.target, Proof.SIZE) for part in batches(units, files=MOST_OPEN))
+        return [unit._replace(proof="") for unit, error in chain.from_iterable(compared) if error is None]
 
     # -- publish ---------------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from mistamover.transports import ranges, ssh
 from mistamover.transports import sftp_client as wire
 from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, space, taken
 from mistamover.transports.far_shell import SLOWEST_DISK, FarShell
-from mistamover.transports.parents import Stands, directory, make_parents, parents
+from mistamover.transports.parents import Stands, directory, make_parents, parents, within_directories
 from mistamover.transports.sftp_client import Packet, SftpClient, Status, string
 from mistamover.unit import OWN_NAME, Outcome, Unit, batches
 
@@ -674,6 +674,12 @@ class Sftp(Transport):
         equal = [unit for unit, error in compared if error is None]
         self._sync({directory(unit) for unit in equal} | {unit.path for unit in equal})
         yield from compared
+
+    def resembling(self, units: Sequence[Unit]) -> list[Unit]:
+        """By LSTAT of the names and of all parents."""
+        found = self._look([(unit, self._final(unit)) for unit in units])
+        alike = (unit for unit, what in found if what and _is_file(what) and what.size == unit.size)
+        return within_directories(alike, self._look_below)
 
     def discard(self, units: Iterable[Unit]) -> None:
         """Remove what is staged."""

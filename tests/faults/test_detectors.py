@@ -110,7 +110,7 @@ def test_names_that_are_not_put_on_disk(tmp_path: Path) -> None:
 def test_names_that_the_far_side_does_not_put_on_disk(tmp_path: Path, faulty: FaultyServer) -> None:
     change = Change(
         "transports/sftp.py",
-        "self._sync(changed | {_directory(unit) for unit in ready if unit not in refused})",
+        "self._sync(changed | {directory(unit) for unit in ready if unit not in refused})",
         "",
     )
     with pytest.raises(LossError, match="name is put on disk"):

@@ -572,6 +572,22 @@ class TransportContract(SendingContract):
         assert tree(rig.outside) == taken.outside
         assert {path: what for path, what in tree(rig.target).items() if path in taken.before} == taken.before
 
+    def test_what_resembles_a_unit_is_found(self, rig: Rig) -> None:
+        taken = Taken(rig)
+        rig.put("deep/same", b"content")
+        rig.put("deep/longer", b"content")
+        rig.put("link/same", b"content")
+        rig.put("new", b"content")
+        write(rig.target / "deep/same", b"CONTENT")
+        write(rig.target / "deep/longer", b"content.")
+        write(rig.outside / "directory/same", b"content")
+        (rig.target / "link").symlink_to(rig.outside / "directory")
+        transport = rig.open()
+        units = {unit.path: unit for unit in rig.units(transport)}
+        found = transport.resembling(list(units.values()))
+        assert {unit.path for unit in found} - taken.links == {"same size", "same content", "big", "deep/same"}
+        assert all(unit == units[unit.path] for unit in found)
+
     def test_what_was_taken_between_proof_and_publishing_stays_as_it_is(self, rig: Rig) -> None:
         rig.put("file")
         transport = rig.open()
