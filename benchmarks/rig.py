@@ -94,7 +94,13 @@ def rig() -> Iterator[Rig]:
         (scratch / "rsyncd").mkdir()
         daemon = stack.enter_context(running(Rsyncd(scratch / "rsyncd")))
         (scratch / "proftpd").mkdir()
-        ftp_server = stack.enter_context(running(Proftpd(scratch / "proftpd")))
+        ftp_server = stack.enter_context(
+            running(
+                Proftpd(
+                    scratch / "proftpd", extra=["<IfModule mod_cap.c>", "CapabilitiesEngine off", "</IfModule>"]
+                )
+            )
+        )
         yield Rig(scratch, near, far, account, server, distant, daemon, ftp_server)
 
 
