@@ -12,6 +12,7 @@ import signal
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -55,8 +56,11 @@ class Source:
         """Permission bits; never those that give a program its owner's rights, always that to read it back."""
         self._hasher = hasher
 
-    def chunks(self, buffer: bytearray) -> Iterator[memoryview]:
-        """Give the bytes, each time as a view of ``buffer`` that is good until the next one is asked for."""
+    def chunks(self, buffer: bytearray, hashing: Executor | None = None) -> Iterator[memoryview]:
+        """Give the bytes, each time as a view of ``buffer`` that is good until the next one is asked for.
+
+        They are hashed by ``hashing`` meanwhile, or here before.
+        """
         view = memoryview(buffer)
         left = self.unit.size
         while left:
@@ -66,8 +70,15 @@ class Source:
                 raise UnitError(f"cannot be read: {error.strerror}") from error
             if not got:
                 raise SourceMoved("it shrank while it was read")
-            self._hasher.update(view[:got])
-            yield view[:got]
+            if hashing is None:
+                self._hasher.update(view[:got])
+                yield view[:got]
+            else:
+                hashed = hashing.submit(self._hasher.update, view[:got])
+                try:
+                    yield view[:got]
+                finally:
+                    hashed.result()
             left -= got
 
     def take(self) -> tuple[Unit, bytes]:

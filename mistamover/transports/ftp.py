@@ -12,6 +12,7 @@ import re
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
 
 from mistamover import digest
@@ -49,6 +50,9 @@ UNSAYABLE = re.compile(r"[\r\n\0]|\udcff")
 """Line ends end a command; servers disagree on the byte 255, which begins a command of Telnet (RFC 854)."""
 LONGEST_PATH = 1900
 """In bytes; servers cut longer commands short, some without a word (the least we know of takes 2,048)."""
+CHUNK = 2**20
+LARGE = 2**20
+"""Files of more bytes are hashed by another thread while they are sent."""
 MOST_ASKED = 4500
 """Digests that a session is asked for; ProFTPD remembers 10,000, one of each file that it receives among them."""
 FOR_ALL = 0o644
@@ -82,8 +86,9 @@ class Ftp(Transport):
         options = self.settings.log_in
         assert isinstance(options, FtpOptions)  # noqa: S101 - the section that the protocol names
         self.staging = f"{self.target}/{options.staging_dir}/{self.settings.name}"
-        self._buffer = bytearray(digest.CHUNK)
+        self._buffer = bytearray(CHUNK)
         self._reader = self.spool.reader()
+        self._hashing = ThreadPoolExecutor(1, "hash")
         self._others: dict[str, str] = {}
         """What is staged, with the digest that the server will give of it where that is not the stream's."""
         self._asked: set[str] = set()
@@ -119,6 +124,7 @@ class Ftp(Transport):
         """Log out."""
         if self._connection is not None:
             self._reader.forget()
+            self._hashing.shutdown()
             self._connection.close()
             self._connection = None
 
@@ -330,7 +336,7 @@ class Ftp(Transport):
 
     def _pour(self, upload: _Upload, data: socket.socket) -> None:
         other = upload.other
-        for chunk in upload.source.chunks(self._buffer):
+        for chunk in upload.source.chunks(self._buffer, self._hashing if upload.unit.size > LARGE else None):
             data.sendall(chunk)
             if other is not None:
                 other.update(chunk)

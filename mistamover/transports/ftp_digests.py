@@ -12,6 +12,7 @@ from typing import NamedTuple
 from mistamover import digest
 
 HASHES = {"SHA-256": "sha256", "SHA-512": "sha512", "MD5": "md5", "CRC32": "crc32"}
+QUICK = ("SHA-1", "SHA-256")
 COMMANDS = {"XSHA256": "sha256", "XSHA512": "sha512", "XMD5": "md5", "MD5": "md5", "XCRC": "crc32"}
 """In the order in which they are taken, but for one that gives the stream's own digest."""
 
@@ -45,13 +46,18 @@ def choose_digests(features: Mapping[str, str], checksum: str) -> Digests | None
     """
     offered = [name.strip("* ") for name in features.get("HASH", "").upper().split(";")]
     names = sorted((name for name in HASHES if name in offered), key=lambda name: HASHES[name] != checksum)
-    others = [name for name in offered if name and name not in names[:1]]
+    others = sorted((name for name in offered if name and name not in names[:1]), key=_cost)
     if names and others:
         return Digests("HASH", HASHES[names[0]], f"OPTS HASH {names[0]}", f"OPTS HASH {others[0]}")
     if "HASH" in features:
         return None  # of the one algorithm that it has, it may remember what it received
     commands = sorted((name for name in COMMANDS if name in features), key=lambda name: COMMANDS[name] != checksum)
     return Digests(commands[0], COMMANDS[commands[0]]) if commands else None
+
+
+def _cost(name: str) -> int:
+    """The place of an algorithm among those that a server computes while it receives: processors help with some."""
+    return QUICK.index(name) if name in QUICK else len(QUICK)
 
 
 def hasher(algorithm: str) -> digest.Hasher:
