@@ -51,7 +51,7 @@ UNSAYABLE = re.compile(r"[\r\n\0]|\udcff")
 LONGEST_PATH = 1900
 """In bytes; servers cut longer commands short, some without a word (the least we know of takes 2,048)."""
 CHUNK = 2**20
-LARGE = 2**20
+LARGE = 2**23
 """Files of more bytes are hashed by another thread while they are sent."""
 MOST_ASKED = 4500
 """Digests that a session is asked for; ProFTPD remembers 10,000, one of each file that it receives among them."""
