@@ -10,13 +10,13 @@ from typing import Protocol
 
 import pytest
 
+from mistamover.testing.needs import require
 from tests.daemon import running
 from tests.ftpd import Proftpd
-from tests.needs import require
 from tests.rsyncd import Rsyncd
 from tests.sshd import PROGRAMS, Account, Sshd, running_sshd, temporary_account
 
-pytest_plugins = ["pytester", "tests.needs_plugin"]
+pytest_plugins = ["pytester", "mistamover.testing.plugin"]
 
 
 class StartSshd(Protocol):

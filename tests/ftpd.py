@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from mistamover.testing.needs import find
 from tests.daemon import Daemon
-from tests.needs import find
 
 USER = "mover"
 PASSWORD = "sesame-open-9c41"

@@ -34,6 +34,8 @@ class Local:
     """A stream between two directories below ``top``, and its program."""
 
     top: Path
+    packages: Path | None = None
+    """A directory of installed packages, besides those of the tests."""
 
     def __post_init__(self) -> None:
         self.spool = self.top / "spool"
@@ -71,7 +73,7 @@ class Local:
             stdout=subprocess.PIPE if stdout is None else stdout,
             stderr=subprocess.PIPE if stderr is None else stderr,
             cwd=self.top,
-            env=environment(self.top),
+            env=environment(self.top, self.packages),
         )
 
     def run(self, *arguments: str | bytes | Path) -> Result:
@@ -95,11 +97,12 @@ def command(*arguments: str | bytes | Path) -> Sequence[str | bytes | Path]:
     return [sys.executable, "-P", "-m", "mistamover", *arguments]
 
 
-def environment(home: Path) -> dict[str, str]:
+def environment(home: Path, packages: Path | None = None) -> dict[str, str]:
     """Ours, without what would configure the program."""
     ours = ("CONFIG__", "XDG_", "PYTHON")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return kept | {"HOME": str(home), "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"}
+    path = os.pathsep.join(map(str, filter(None, [ROOT, packages])))
+    return kept | {"HOME": str(home), "PYTHONPATH": path, "TERM": "xterm", "COLUMNS": "100"}
 
 
 def tree(top: Path) -> Tree:

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mistamover.testing.needs import find
 from tests.daemon import Daemon
-from tests.needs import find
 
 MODULE = "all"
 USER = "mover"

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.needs import find
+from mistamover.testing.needs import find
 
 DEADLINE = 15.0
 SFTP_SERVERS = (

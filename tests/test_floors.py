@@ -56,6 +56,11 @@ FLOORS = {
     "plan": 3.2,
     "arrivals": 3,
     "worker": 4,
+    "testing.needs": 4.2,
+    "testing.plugin": 4.4,
+    "testing.rig": 4.4,
+    "testing.contract": 4.6,
+    "testing": 4.8,
     "supervisor": 5,
     "service": 6,
     CLI: 7,
@@ -175,8 +180,10 @@ def test_steps_down_are_fine(tmp_path: Path) -> None:
 
 def _plant(package: Path, texts: dict[str, str]) -> None:
     """Write an empty package with a file for each module of the table, and these texts in it."""
-    empty = {f"{name.replace('.', '/')}.py": "" for name in FLOORS if name not in {"", CLI, "transports"}}
-    packages = {"__init__.py": "", "cli/__init__.py": "", "transports/__init__.py": ""}
+    empty = {
+        f"{name.replace('.', '/')}.py": "" for name in FLOORS if name not in {"", CLI, "testing", "transports"}
+    }
+    packages = {"__init__.py": "", "cli/__init__.py": "", "testing/__init__.py": "", "transports/__init__.py": ""}
     for file, text in {**empty, **packages, **texts}.items():
         (package / file).parent.mkdir(exist_ok=True)
         (package / file).write_text(text)

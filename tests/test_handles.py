@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mistamover.testing.rig import Rig, deliver, files, noise
 from tests.conftest import StartSshd
 from tests.sshd import sftp_server
-from tests.transports.rig import Rig, deliver, files, noise
 from tests.transports.sftp_contract import options
 
 pytestmark = pytest.mark.needs("sshd", "ssh", "ssh-keygen")

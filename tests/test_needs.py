@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import needs
+from mistamover.testing import needs
 
-PLUGIN = ("-p", "tests.needs_plugin", "-p", "no:cacheprovider")
+PLUGIN = ("-p", "mistamover.testing.plugin", "-p", "no:cacheprovider")
 LACKING = """
     import pytest
 
@@ -72,7 +72,7 @@ def test_a_fixture_may_ask_too(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import pytest
-        from tests.needs import require
+        from mistamover.testing.needs import require
 
         @pytest.fixture
         def server():

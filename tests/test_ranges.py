@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from mistamover.testing.rig import Rig, noise
 from mistamover.transports import ranges
 from mistamover.transports.sftp_client import SftpClient
 from tests.sshd import Sshd
-from tests.transports.rig import Rig, noise
 from tests.transports.sftp_contract import options
 
 pytestmark = pytest.mark.needs("sshd", "ssh", "ssh-keygen")

@@ -21,8 +21,8 @@ import pytest
 from mistamover import fs
 from mistamover.errors import Held, SourceGone, SourceMoved, SpoolError, UnitError
 from mistamover.spool import QUARANTINE, TRASH, Skipped, Source, Spool
+from mistamover.testing.needs import find
 from mistamover.unit import OWN_NAME, Identity, Ignored, Unit
-from tests.needs import find
 
 ODD = os.fsdecode(b"caf\xe9\n\xff $(touch x) %s")
 NOTHING = Ignored([])

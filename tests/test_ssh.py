@@ -16,11 +16,11 @@ import pytest
 from mistamover import config
 from mistamover.errors import ConfigError, Exit, MistamoverError, TargetDown, TargetRefused
 from mistamover.options import Settings
+from mistamover.testing.rig import Rig, deliver, failed, tree
 from mistamover.transports import ssh
 from mistamover.transports.contract import Proof
 from tests.conftest import StartSshd
 from tests.sshd import Account, Sshd, make_key
-from tests.transports.rig import Rig, deliver, failed, tree
 from tests.transports.sftp_contract import options
 
 connectors = pytest.mark.parametrize("connector", ["openssh", "paramiko"])

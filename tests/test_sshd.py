@@ -12,8 +12,8 @@ from pathlib import Path
 import paramiko
 import pytest
 
+from mistamover.testing.needs import find
 from tests.conftest import StartSshd
-from tests.needs import find
 from tests.sshd import Account, Sshd, SshdError, running_sshd, sftp_server, wait_for
 
 CHECKOUT = Path(__file__).parents[1]

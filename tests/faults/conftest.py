@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mistamover.testing.needs import find, require
 from tests.faults.faulty_server import FaultyServer, write_wrapper
 from tests.faults.relay import Relay
 from tests.faults.rig import Rig
-from tests.needs import find, require
 from tests.sshd import PROGRAMS, Sshd, running_sshd
 
 CONNECTORS = ("openssh", "paramiko")

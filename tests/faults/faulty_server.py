@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from tests.needs import find
+from mistamover.testing.needs import find
 from tests.sshd import Sshd, sftp_server
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import mistamover
+from mistamover.testing.needs import find
 from tests.faults.oracle import Oracle
 from tests.faults.zygote import environment, zygote
-from tests.needs import find
 from tests.rsyncd import MODULE, PASSWORD, USER, Rsyncd
 from tests.sshd import Sshd, wait_for
 

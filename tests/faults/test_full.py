@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mistamover.testing.needs import find
 from tests.faults.conftest import MakeDisk
 from tests.faults.oracle import Watcher
 from tests.faults.rig import Options, Rig, Run
-from tests.needs import find
 from tests.sshd import Sshd
 
 pytestmark = pytest.mark.needs("root", "mount")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from mistamover.testing.needs import find
 from tests.faults.conftest import MakeDisk
 from tests.faults.rig import Rig, Run, finished, strace, was_killed
-from tests.needs import find
 from tests.sshd import wait_for
 
 

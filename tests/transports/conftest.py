@@ -6,16 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.needs import require
+from mistamover.testing.needs import require
 from tests.sshd import PROGRAMS, Sshd, running_sshd
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give each test of a suite that wants a crowd those of its class."""
-    crowds = getattr(metafunc.cls, "crowds", None)
-    own = {name for marker in metafunc.definition.iter_markers("parametrize") for name in marker.args[0]}
-    if crowds and "crowd" in metafunc.fixturenames and "crowd" not in own:
-        metafunc.parametrize("crowd", crowds, ids=lambda crowd: f"crowd{crowd}")
 
 
 @pytest.fixture(scope="session")

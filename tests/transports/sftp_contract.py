@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import pytest
 
+from mistamover.testing.contract import ConnectionContract, SendingContract, Server, TransportContract
 from mistamover.transports.contract import Proof
 from tests.sshd import Sshd
-from tests.transports.contract import ConnectionContract, SendingContract, Server, TransportContract
 
 READBACK = frozenset({Proof.READBACK, Proof.SIZE, Proof.NONE})
 

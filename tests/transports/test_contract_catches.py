@@ -196,7 +196,6 @@ CATCHES = {
 """Each bug, and the test that is there to find it."""
 
 SUITE = """
-    from tests.transports.conftest import pytest_generate_tests
     from tests.transports.test_contract_catches import {kind}
     from tests.transports.test_local import LocalContract
 
@@ -223,7 +222,7 @@ def failures(
     monkeypatch.delenv("CI", raising=False)
     pytester.makepyfile(test_spoilt=SUITE.format(kind=kind.__name__))
     result = pytester.inline_run(
-        "-p", "tests.needs_plugin", "-p", "no:cacheprovider", "-p", "no:terminal", "-k", " or ".join(tests)
+        "-p", "mistamover.testing.plugin", "-p", "no:cacheprovider", "-p", "no:terminal", "-k", " or ".join(tests)
     )
     passed, skipped, failed = result.listoutcomes()
     assert not skipped

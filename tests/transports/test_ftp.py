@@ -18,17 +18,17 @@ from mistamover import stream as stream_module
 from mistamover.config import load
 from mistamover.errors import NameTaken, NotVerified, TargetRefused, TooManyConnections
 from mistamover.stream import Event, Kind, Report, Stream
+from mistamover.testing.contract import ConnectionContract, SendingContract, Server, TransportContract
+from mistamover.testing.needs import require
+from mistamover.testing.rig import BIG, Rig, by_path, deliver, failed, files, good, noise, prove, tree, write
 from mistamover.transports import ftp
 from mistamover.transports.contract import Proof
 from mistamover.unit import BATCH_FILES
 from tests import strange_ftpd
 from tests.daemon import Daemon, running
 from tests.ftpd import PASSWORD, USER, Certificate, Proftpd, Vsftpd
-from tests.needs import require
 from tests.sshd import temporary_account
 from tests.strange_ftpd import ForgetfulFS, strange_server
-from tests.transports.contract import ConnectionContract, SendingContract, Server, TransportContract
-from tests.transports.rig import BIG, Rig, by_path, deliver, failed, files, good, noise, prove, tree, write
 
 pytestmark = pytest.mark.needs("root", "proftpd", "openssl")
 

@@ -13,10 +13,10 @@ from typing import ClassVar
 import pytest
 
 from mistamover.errors import NotTaken, TargetDown, TargetRefused, UnitError
+from mistamover.testing.contract import TransportContract
+from mistamover.testing.rig import BIG, Rig, deliver, failed, files, good, noise, prove, remount, small_disk, tree
 from mistamover.transports.contract import Level, Proof
 from mistamover.unit import OWN_NAME
-from tests.transports.contract import TransportContract
-from tests.transports.rig import BIG, Rig, deliver, failed, files, good, noise, prove, remount, small_disk, tree
 
 
 class LocalContract(TransportContract):

@@ -14,16 +14,16 @@ import psutil
 import pytest
 
 from mistamover.errors import TargetDown, TargetRefused, UnitError
+from mistamover.testing.contract import ConnectionContract, SendingContract, Server, TransportContract
+from mistamover.testing.needs import find
+from mistamover.testing.rig import BIG, HUGE, Rig, deliver, failed, files, flip, noise, prove, tree
 from mistamover.transports.contract import Proof
 from mistamover.unit import BATCH_DIGITS, OWN_NAME, Unit
 from tests.conftest import StartSshd
 from tests.daemon import running
 from tests.faults.rig import strace
-from tests.needs import find
 from tests.rsyncd import MODULE, PASSWORD, USER, Rsyncd
 from tests.sshd import Sshd, wait_for
-from tests.transports.contract import ConnectionContract, SendingContract, Server, TransportContract
-from tests.transports.rig import BIG, HUGE, Rig, deliver, failed, files, flip, noise, prove, tree
 
 pytestmark = pytest.mark.needs("rsync", "sshd", "setpriv")
 

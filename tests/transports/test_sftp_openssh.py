@@ -13,11 +13,11 @@ from typing import ClassVar
 import pytest
 
 from mistamover.errors import NameTaken, NotTaken, TargetDown, TargetRefused
+from mistamover.testing.needs import find
+from mistamover.testing.rig import BIG, Rig, deliver, errors, failed, files, good, noise, prove, tree, write
 from mistamover.transports.contract import Level
 from tests.conftest import StartSshd
-from tests.needs import find
 from tests.sshd import Account, Sshd, sftp_server
-from tests.transports.rig import BIG, Rig, deliver, errors, failed, files, good, noise, prove, tree, write
 from tests.transports.sftp_contract import SftpConnectionContract, SftpContract, WithoutShell, options
 
 pytestmark = pytest.mark.needs("sshd", "ssh")

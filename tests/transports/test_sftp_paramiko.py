@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import pytest
 
+from mistamover.testing.rig import BIG, Rig, deliver, failed, noise, tree
 from mistamover.transports.contract import Proof
 from tests.sshd import Sshd
-from tests.transports.rig import BIG, Rig, deliver, failed, noise, tree
 from tests.transports.sftp_contract import READBACK, SftpConnectionContract, SftpContract, options
 
 pytestmark = pytest.mark.needs("sshd")

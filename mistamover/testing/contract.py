@@ -31,9 +31,7 @@ from mistamover.errors import (
     UnitError,
     UnitRefused,
 )
-from mistamover.transports.contract import Level, Proof, Transport
-from mistamover.unit import OWN_NAME, Outcome, Unit, named
-from tests.transports.rig import (
+from mistamover.testing.rig import (
     BIG,
     HUGE,
     STREAM,
@@ -59,6 +57,8 @@ from tests.transports.rig import (
     watching,
     write,
 )
+from mistamover.transports.contract import Level, Proof, Transport
+from mistamover.unit import OWN_NAME, Outcome, Unit, named
 
 WRITE_LENGTHS = (32768, 65536, 261120, 262144)
 """How much our transports send at once, at most; around these their loops have their corners."""

@@ -2,7 +2,7 @@
 
 A test that lacks one is skipped and named at the end of the run; under ``CI=true`` it fails instead, so that
 a machine that lost a server cannot turn the suite green by running less of it. The marker ``needs`` and the
-list at the end are in ``needs_plugin``.
+list at the end are in ``plugin``.
 """
 
 from __future__ import annotations

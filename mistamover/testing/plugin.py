@@ -1,4 +1,4 @@
-"""The pytest plugin behind ``needs``: the marker, and the list of what was not run and why."""
+"""The pytest plugin of the suite: its crowds, the marker ``needs``, and the list of what was not run and why."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import pytest
 
-from tests.needs import REASON, require
+from mistamover.testing.needs import REASON, require
 
 _SKIPPED = "Skipped: "
 
@@ -43,3 +43,11 @@ def _skipped_for_needs(reporter: pytest.TerminalReporter) -> dict[str, list[str]
         if reason.startswith(_SKIPPED + REASON):
             tests[reason.removeprefix(_SKIPPED)].append(report.nodeid)
     return tests
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each test of a suite that wants a crowd those of its class."""
+    crowds = getattr(metafunc.cls, "crowds", None)
+    own = {name for marker in metafunc.definition.iter_markers("parametrize") for name in marker.args[0]}
+    if crowds and "crowd" in metafunc.fixturenames and "crowd" not in own:
+        metafunc.parametrize("crowd", crowds, ids=lambda crowd: f"crowd{crowd}")

@@ -23,10 +23,10 @@ from mistamover.errors import (
 )
 from mistamover.options import Settings
 from mistamover.spool import Spool
+from mistamover.testing.needs import find
 from mistamover.transports import transport_class
 from mistamover.transports.contract import Transport
 from mistamover.unit import OWN_NAME, Ignored, Outcome, Unit, named
-from tests.needs import find
 
 STREAM = "images"
 BIG = 700_001
