@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +25,10 @@ from mistamover.unit import ORDERS, Outcome, Unit, batches
 PART_FILES = 256
 PART_BYTES = 32 * 2**20
 """A batch is sent in parts: the far side proves one while the next is on its way."""
+
+
+LOOK_EVERY = 1.0
+"""Seconds for which a target without a stop file is taken to be so: a look costs a round trip, or a program."""
 
 
 class Carried(NamedTuple):
@@ -85,6 +90,8 @@ class Crew:
     parking: bool = False
     """Set to make every lane leave the file that it is sending."""
     baton: Baton = field(default_factory=lambda: Baton())
+    _looked: float = -LOOK_EVERY
+    """When the target was last seen to have no stop file, monotonic."""
     _free: list[Lane] = field(default_factory=list)
     _mutex: threading.Lock = field(default_factory=threading.Lock)
 
@@ -108,6 +115,16 @@ class Crew:
             lane.stage = "idle"
             with self._mutex:
                 self._free.append(lane)
+
+    def is_stopped(self, transport: Transport) -> bool:
+        """Whether a stop file lies in the target directory, or did not a moment ago."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_EVERY:
+            return False
+        if transport.is_stopped():
+            return True
+        self._looked = now
+        return False
 
     def disconnect(self) -> None:
         """End all connections, while no lane is used."""
@@ -175,7 +192,7 @@ def prepare(settings: Settings) -> Carried:
     with crew.lane() as lane:
         try:
             transport = _connected(settings, crew, lane)
-            if transport.is_stopped():
+            if crew.is_stopped(transport):
                 return Carried([], is_stopped=True)
             transport.sweep()
             transport.proof  # noqa: B018 - raises where the proof asked for cannot be had
@@ -192,7 +209,7 @@ def carry(settings: Settings, batch: Sequence[Unit]) -> Carried:
     with crew.lane() as lane:
         try:
             transport = _connected(settings, crew, lane)
-            if transport.is_stopped():
+            if crew.is_stopped(transport):
                 return Carried([], is_stopped=True)
             for outcome in deliver(transport, batch, lane):
                 outcomes.append(outcome)  # noqa: PERF402 - those before an error are kept

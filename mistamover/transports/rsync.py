@@ -48,7 +48,7 @@ from mistamover.transports.rsync_run import (
     version,
     without_override,
 )
-from mistamover.transports.rsync_trees import Sources, Tree
+from mistamover.transports.rsync_trees import Ground, Sources, Tree
 from mistamover.unit import BATCH_DIGITS, OWN_NAME, Outcome, Unit, batches
 
 PLAIN = ("--no-recursive", "--no-links", "--no-perms", "--no-times", "--no-owner", "--no-group")
@@ -110,6 +110,7 @@ class Rsync(Transport):
         self._buffer = bytearray(digest.CHUNK)
         self._reader = self.spool.reader()
         self._private = ssh.private_directory(self.settings)
+        self._ground = Ground(self._private)
         self._sync = ["--fsync"] if version(self._words.program) >= (3, 2, 4) else []
         self._connect()
         self._look_at_target()
@@ -121,6 +122,7 @@ class Rsync(Transport):
         if self._private is not None:
             self._let_go()
             self._reader.forget()
+            self._ground.close()
             shutil.rmtree(self._private, ignore_errors=True)
             self._private = None
 
@@ -183,12 +185,10 @@ class Rsync(Transport):
         return self._ask(("-d", *DRY, "--ignore-existing"), tree, place, names).items
 
     def _tree(self) -> Tree:
-        assert self._private is not None  # noqa: S101 - it is open
-        return Tree(self._private)
+        return Tree(self._ground.path)
 
     def _sources(self) -> Sources:
-        assert self._private is not None  # noqa: S101 - it is open
-        return Sources(self._private, self._reader)
+        return Sources(self._ground.path, self._reader)
 
     # -- the target ------------------------------------------------------------------------------------------
 
@@ -261,7 +261,8 @@ class Rsync(Transport):
         if not units:
             return
         self._held.append(sources := self._sources())
-        good, failed = _parted(sources.open(units))
+        with self.baton:
+            good, failed = _parted(sources.open(units))
         yield from failed
         place = self._staged_in(units)
         with self._start(self._staging_options(), sources, place, (unit.path for unit in good)) as run:
@@ -277,7 +278,9 @@ class Rsync(Transport):
             return
         if result and result.code:
             self._trouble |= {unit.staged: result for unit in good}
-        yield from (self._finished(unit, sources) for unit in good)
+        with self.baton:
+            finished = [self._finished(unit, sources) for unit in good]
+        yield from finished
 
     def _send_what_fits(self, units: Sequence[Unit], sources: Sources, result: Result) -> Iterator[Outcome]:
         """The run ended at the first unit that found no room: go on with those that are smaller."""
@@ -337,8 +340,9 @@ class Rsync(Transport):
         self._let_go()
 
     def _let_go(self) -> None:
-        for sources in self._held:
-            sources.close()
+        with self.baton:
+            for sources in self._held:
+                sources.close()
         self._held.clear()
 
     def _compare(
@@ -350,7 +354,8 @@ class Rsync(Transport):
             return
         if sources is None:
             with self._sources() as sources:
-                good, failed = _parted(sources.open(units))
+                with self.baton:
+                    good, failed = _parted(sources.open(units))
                 yield from failed
                 yield from self._compare(good, place, proof, sources)
             return
@@ -394,7 +399,8 @@ class Rsync(Transport):
 
     def _publish(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         with self._tree() as tree:
-            good, refused = _stand_in(tree, units)
+            with self.baton:
+                good, refused = _stand_in(tree, units)
             yield from refused
             above = {part for unit in good for part in parents(unit.path)}
             found = self._look(tree, self.target, [*above, *(unit.path for unit in good)])

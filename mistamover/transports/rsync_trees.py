@@ -2,15 +2,68 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Self
 
 from mistamover.errors import SourceMoved, UnitError, UnitRefused
 from mistamover.spool import Reader, Source
 from mistamover.unit import Outcome, Unit
+
+MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there is private
+"""Where a thousand links take milliseconds, which on a disk may take a second."""
+
+
+class Ground:
+    """The directory that trees stand in: in memory where the system has a place for that, else on disk."""
+
+    def __init__(self, on_disk: str, memory: Path = MEMORY) -> None:
+        self._on_disk = on_disk
+        self._lock = -1
+        try:
+            self.path = self._in_memory(memory)
+        except OSError:
+            self.path = on_disk
+
+    def _in_memory(self, memory: Path) -> str:
+        """A new directory with a shared lock on it, by which others of ours see that somebody uses it."""
+        begin = f"mistamover-{os.geteuid()}-"
+        for left in memory.glob(f"{begin}*"):
+            with suppress(OSError):
+                _remove_if_unused(left)
+        path = tempfile.mkdtemp(prefix=begin, dir=memory)
+        self._lock = _open_directory(path)
+        fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # refused where one of ours removes it just now
+        return path
+
+    def close(self) -> None:
+        """Remove it; harmless when repeated."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+        if self.path != self._on_disk:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _remove_if_unused(path: Path) -> None:
+    """Remove what one of ours that was killed has left."""
+    if path.lstat().st_uid != os.geteuid():
+        return
+    fd = _open_directory(path)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path, ignore_errors=True)
+    finally:
+        os.close(fd)
+
+
+def _open_directory(path: str | Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 class Tree:
