@@ -403,6 +403,10 @@ class Logging(Section):
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], from_text(str.upper)] = Field(
         "INFO", description="The least important messages that are written; in either case."
     )
+    format: Literal["text", "json"] = Field(
+        "text",
+        description="text for people, or a JSON object on each line; a terminal always gets text.",
+    )
 
 
 class Settings(BaseModel):

@@ -18,7 +18,7 @@ from mistamover.errors import Exit, LedgerError, MistamoverError, SpoolError, Ta
 from mistamover.log import Log, duration, files, shown, size
 from mistamover.options import Settings
 from mistamover.stream import Event, Kind, Report, Stop, Stream, Summary, target_name
-from mistamover.unit import Ignored, next_wait
+from mistamover.unit import Ignored, Unit, next_wait
 
 REST_AFTER = 60.0
 """Seconds without work after which the lanes log out."""
@@ -86,6 +86,7 @@ class Worker:
         """Whether the last pass was, and nothing has happened since."""
         self._news = News()
         self._tells_units = log.tells_units
+        self._target = target_name(settings)
         self._is_mirror = settings.outgoing.transfer_mode == "mirror"
         self._is_ignored = Ignored(settings.data_stream.ignore)
         self._sent_before = 0
@@ -220,11 +221,16 @@ class Worker:
             if self._is_paused:
                 self._go_on()
             if self._tells_units:
-                self.log.unit(_delivery(event, self.settings.outgoing.checksum))
+                self._tell_delivery(event.unit)
         elif kind is not Kind.REMOVED and kind is not Kind.UNCHANGED and not self._write_down(event):
             return
         if self._report is not None:
             self._report(event)
+
+    def _tell_delivery(self, unit: Unit | None) -> None:
+        assert unit is not None  # noqa: S101 - a delivery is always a unit's
+        algorithm = self.settings.outgoing.checksum
+        self.log.unit(unit.path, unit.size, 0.0, algorithm, unit.digest, unit.proof, self._target, 1, None)
 
     def _write_down(self, event: Event) -> bool:
         """Log an event, unless it was told before and is still so."""
@@ -370,13 +376,6 @@ def _sent(stream: Stream) -> int:
 def _intention(settings: Settings) -> str:
     verb = "mirrors" if settings.outgoing.transfer_mode == "mirror" else "moves"
     return f"{verb} {shown(str(settings.data_stream.directory))} to {shown(target_name(settings))}"
-
-
-def _delivery(event: Event, algorithm: str) -> str:
-    unit = event.unit
-    assert unit is not None  # noqa: S101 - a delivery is always a unit's
-    digest = f"{algorithm}:{unit.digest}" if unit.digest else "no digest"
-    return f"delivered: {shown(event.path)}, {unit.size} bytes, {digest}, proof {unit.proof}"
 
 
 _PROOFS = {

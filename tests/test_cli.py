@@ -165,7 +165,14 @@ def test_quiet_and_verbose(local: Local, option: str, lines: int) -> None:
     local.put("b")
     result = local.once(option)
     assert result.code == 0
-    assert len(re.findall("delivered: [ab], 10 bytes, sha256:[0-9a-f]{64}, proof readback", result.err)) == lines
+    assert (
+        len(
+            re.findall(
+                "moved: [ab]: bytes=10 .* digest=sha256:[0-9a-f]{64} proof=readback target=local:", result.err
+            )
+        )
+        == lines
+    )
     if option == "-q":
         assert result.out + result.err == ""
 
@@ -185,9 +192,7 @@ def test_every_unit_is_in_the_log_file(local: Local) -> None:
     assert local.once().code == 0
     lines = (local.top / "x.log").read_text().splitlines()
     assert all(LOG_LINE.match(line) for line in lines)
-    delivered = {
-        line.split("delivered: ")[1].rpartition(", 10 bytes")[0] for line in lines if "delivered: " in line
-    }
+    delivered = {line.split("moved: ")[1].rpartition(": bytes=10 ")[0] for line in lines if "moved: " in line}
     assert delivered == set(SHOWN)
     assert lines[-1].endswith("each proven by reading it back")
 
