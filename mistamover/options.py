@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 BUILT_IN = ("local", "sftp", "rsync_ssh", "rsync_native", "ftp", "ftps")
 ENTRY_POINTS = "mistamover.transports"
+OWN_LOGS = ("mistamover", "log")
+"""The log of the service itself, and the directory of logs in state_dir, beside those of streams."""
 
 
 # What an option's text may be
@@ -60,7 +62,7 @@ def _checksum(text: str) -> str:
 def _stream_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", text):
         raise ValueError
-    if text in OWN_PLACES:
+    if text in (*OWN_PLACES, *OWN_LOGS):
         raise ValueError(f"{shown(text)} is what mistamover calls a place of its own; give another name")
     return text
 

@@ -414,6 +414,9 @@ FINDINGS = {
         "3: [data_stream] name: '.x' cannot be used; "
         "give at most 64 letters, digits and . _ -, not beginning with a dot"
     ],
+    GOOD.replace("[outgoing]", "name = mistamover\n[outgoing]"): [
+        "3: [data_stream] name: 'mistamover' is what mistamover calls a place of its own; give another name"
+    ],
     # hosts
     _stream("target_host = -oProxyCommand=x"): [
         "6: [outgoing] target_host: '-oProxyCommand=x' cannot be used; give the name or the address of a host"
