@@ -409,6 +409,14 @@ class Logging(Section):
         "text",
         description="text for people, or a JSON object on each line; a terminal always gets text.",
     )
+    max_size: Size = Field(
+        10 * 2**20,
+        description="A log file that would become larger is renamed to NAME.log.1, and a new one begun. 0: never, "
+        "for where logrotate does that.",
+    )
+    max_files: Count = Field(
+        10, ge=1, le=1000, description="How many log files that were renamed by max_size are kept of each stream."
+    )
 
 
 class Settings(BaseModel):

@@ -6,12 +6,17 @@ import json
 import logging
 import os
 import re
+import shutil
+import socket
+import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from hypothesis import given
@@ -20,6 +25,9 @@ from hypothesis import strategies as st
 from mistamover import config, log
 from mistamover.log import Log, LogFile, MainLog, delivered, duration, one_line, redacted, safe, shown, size
 from mistamover.options import Settings
+from mistamover.testing.needs import find
+from mistamover.testing.rig import remount, small_disk
+from tests.sshd import wait_for
 
 
 @pytest.fixture
@@ -399,7 +407,9 @@ def test_a_renamed_file_is_left_and_a_new_one_begun(tmp_path: Path) -> None:
     assert complaints == []
 
 
-def test_a_full_disk_is_told_once_and_again_after_it_had_room(tmp_path: Path) -> None:
+def test_a_full_disk_is_told_once_and_again_after_it_had_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     complaints: list[str] = []
     path = tmp_path / "a.log"
     path.symlink_to("/dev/full")
@@ -413,6 +423,15 @@ def test_a_full_disk_is_told_once_and_again_after_it_had_room(tmp_path: Path) ->
     path.unlink()
     path.symlink_to("/dev/full")
     file.append("four")
+    assert len(complaints) == 1, "a disk that is full again and again is told again and again"
+    monkeypatch.setattr(log, "COMPLAIN_AFTER", 0.0)
+    file.append("five")
+    assert len(complaints) == 1, "the same trouble still"
+    path.unlink()
+    file.append("six")
+    path.unlink()
+    path.symlink_to("/dev/full")
+    file.append("seven")
     assert len(complaints) == 2
     file.close()
 
@@ -446,3 +465,292 @@ def test_libraries_are_heard_only_for_debugging(settings: Settings, capsys: pyte
     with Log(settings, debug=True):
         logging.getLogger("paramiko").error("noise\nand more")
     assert r"ERROR noise\nand more" in capsys.readouterr().err
+
+
+# -- rotation by us ----------------------------------------------------------------------------------------
+
+
+def all_lines(top: Path, count: int) -> list[str]:
+    """Those of a.log and of the older ones, oldest first; ``count`` files in all."""
+    paths = [top / "a.log", *(top / f"a.log.{number}" for number in range(1, count))]
+    assert sorted(top.glob("a.log*")) == sorted(paths)
+    texts = [path.read_text() for path in reversed(paths)]
+    assert all(text.endswith("\n") for text in texts)
+    return [line for text in texts for line in text.splitlines()]
+
+
+def no_complaint(text: str) -> None:
+    raise AssertionError(text)
+
+
+@given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=9), max_size=20), st.integers(1, 60))
+def test_rotation_tears_and_loses_nothing(
+    tmp_path_factory: pytest.TempPathFactory, calls: list[list[int]], max_size: int
+) -> None:
+    top = tmp_path_factory.mktemp("rotated")
+    file = LogFile(top / "a.log", no_complaint, max_size=max_size, max_files=1000)
+    lines = [
+        [f"{place}-{number}-{'x' * length}" for number, length in enumerate(one)] for place, one in enumerate(calls)
+    ]
+    for one in lines:
+        file.append("\n".join(one))
+    file.close()
+    paths = list(top.iterdir())
+    if calls:
+        assert all_lines(top, len(paths)) == [line for one in lines for line in one]
+    for path in paths:
+        assert path.stat().st_size <= max_size or path.read_text().count("\n") == 1
+
+
+def test_only_so_many_older_ones_are_kept(tmp_path: Path) -> None:
+    for max_files, kept in ((3, range(5, 9)), (1, range(7, 9))):
+        file = LogFile(tmp_path / "a.log", no_complaint, max_size=1, max_files=max_files)
+        for number in range(9):
+            file.append(f"{number}")
+        file.close()
+        assert all_lines(tmp_path, max_files + 1) == list(map(str, kept))
+
+
+def test_the_options_of_rotation(tmp_path: Path) -> None:
+    with Log(made_settings(tmp_path, "max_size = 100\nmax_files = 2"), logging.CRITICAL) as written:
+        for number in range(9):
+            tell_unit(written, f"{number}")
+    assert sorted(path.name for path in (tmp_path / "log").iterdir()) == ["x.log", "x.log.1", "x.log.2"]
+
+
+def test_what_cannot_be_rotated_grows_on_and_is_told_once(tmp_path: Path) -> None:
+    complaints: list[str] = []
+    (tmp_path / "a.log.1" / "in the way").mkdir(parents=True)
+    file = LogFile(tmp_path / "a.log", complaints.append, max_size=3, max_files=1)
+    for number in range(9):
+        file.append(f"{number}\nand more")
+    file.close()
+    assert (tmp_path / "a.log").read_text().count("\n") == 18
+    assert len(complaints) == 1
+    assert "the log cannot be rotated" in complaints[0]
+
+
+def test_a_link_is_not_rotated(tmp_path: Path) -> None:
+    (tmp_path / "a.log").symlink_to(tmp_path / "elsewhere")
+    file = LogFile(tmp_path / "a.log", lambda _: None, max_size=3, max_files=1)
+    for number in range(9):
+        file.append(f"{number}")
+    file.close()
+    assert (tmp_path / "elsewhere").read_text().split() == list("012345678")
+    assert (tmp_path / "a.log").is_symlink()
+
+
+def test_a_line_that_a_killed_process_tore_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text("whole\ntor")
+    file = LogFile(tmp_path / "a.log", no_complaint)
+    file.append("ours")
+    file.close()
+    assert (tmp_path / "a.log").read_text() == "whole\ntor\nours\n"
+
+
+# -- rotation by others (fault catalogue, 78) --------------------------------------------------------------
+
+
+class Endless:
+    """Appends numbered lines without a pause, from another thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = LogFile(path, no_complaint)
+        self.written = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._done.is_set():
+            self.file.append("\n".join(f"line {self.written + number:08}." for number in range(3)))
+            self.written += 3
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self.file.close()
+
+
+def check_numbers(top: Path, written: int, *, may_repeat: bool) -> None:
+    found: Counter[int] = Counter()
+    for path in top.iterdir():
+        for line in path.read_text().splitlines():
+            match = re.fullmatch(r"line (\d{8})\.", line)
+            assert match or (may_repeat and "WARNING the log was truncated: lines after" in line), (path, line)
+            if match:
+                found[int(match[1])] += 1
+    assert sorted(found) == list(range(written)), "lines are lost"
+    assert may_repeat or set(found.values()) == {1}
+
+
+@pytest.mark.needs("logrotate")
+@pytest.mark.parametrize("way", ["create", "nocreate", "copytruncate"])
+def test_logrotate_loses_and_tears_nothing(tmp_path: Path, way: str) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir(mode=0o755)
+    conf = tmp_path / "logrotate.conf"
+    conf.write_text(f"{logs}/a.log {{\n{way}\nrotate 100\nsize 1\n}}\n")
+    conf.chmod(0o644)
+    argv = [find("logrotate") or "logrotate", "-f", "-s", str(tmp_path / "state"), str(conf)]
+    with Endless(logs / "a.log") as endless:
+        for _ in range(8):
+            before = endless.written
+            wait_for(lambda before=before: endless.written > before + 300, "more lines")  # type: ignore[misc]
+            subprocess.run(argv, check=True, capture_output=True)
+    assert len(list(logs.glob("a.log.*"))) >= 8
+    check_numbers(logs, endless.written, may_repeat=way == "copytruncate")
+
+
+def test_a_copy_that_takes_its_time_loses_nothing(tmp_path: Path) -> None:
+    """As logrotate with a slow disk: it waits for its copy before it truncates."""
+    path = tmp_path / "a.log"
+    file = LogFile(path, no_complaint)
+    file.append("one")
+    (tmp_path / "copy").write_bytes(path.read_bytes())
+    file.append("two")
+    os.truncate(path, 0)
+    file.look()
+    file.append("three")
+    file.close()
+    first, *lines = path.read_text().splitlines()
+    assert first.endswith(" WARNING the log was truncated: lines after this one (2) may be in its copy, too")
+    assert lines == ["one", "two", "three"]
+
+
+def test_what_is_written_after_a_truncation_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.log"
+    file = LogFile(path, no_complaint)
+    file.append("one")
+    write = os.write
+
+    def truncate_first(fd: int, data: bytes) -> int:
+        monkeypatch.undo()
+        os.truncate(path, 0)
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", truncate_first)
+    file.append("two")
+    file.append("three")
+    file.close()
+    lines = path.read_text().splitlines()
+    assert [line for line in lines if "truncated" not in line] == ["two", "one", "three"]
+
+
+def test_old_lines_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.log"
+    file = LogFile(path, no_complaint)
+    file.append("one")
+    monkeypatch.setattr(log, "LATEST_SECONDS", -1.0)
+    os.truncate(path, 0)
+    file.append("two")
+    file.close()
+    assert path.read_text() == "two\n"
+
+
+# -- a log that cannot be written --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+@pytest.mark.needs("root", "mount")
+def test_a_full_disk_loses_whole_lines_and_says_how_many(
+    tmp_path: Path, format_: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = made_settings(tmp_path, f"format = {format_}")
+    with small_disk(tmp_path / "log", "size=16k,mode=755"):
+        with Log(settings, logging.ERROR) as written:
+            for number in range(500):
+                tell_unit(written, f"unit-{number:03}")
+                if number % 7 == 0:
+                    written.flush()
+            remount(tmp_path / "log", "size=8m")
+            written.tell(logging.INFO, "goes on")
+            written.tell(logging.INFO, "and on")
+        lines = (tmp_path / "log" / "x.log").read_text().splitlines()
+    if format_ == "json":
+        lines = [json.loads(line)["message"] for line in lines]
+    lost = [int(match[1]) for line in lines if (match := re.search(r"(\d+) lines? (?:was|were) lost here: ", line))]
+    units = [line for line in lines if "moved: unit-" in line]
+    assert 20 < len(units) < 200
+    assert len(units) + sum(lost) == 500
+    assert len(lines) == len(units) + len(lost) + 2
+    assert all("No space left on device" in line for line in lines if " lost here: " in line)
+    told = capsys.readouterr().err
+    assert told.count("the log cannot be written: No space left on device") == 1
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.needs("root", "mount")
+def test_a_read_only_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = made_settings(tmp_path)
+    with small_disk(tmp_path / "log", "size=1m,mode=755"):
+        remount(tmp_path / "log", "ro")
+        with Log(settings, logging.ERROR) as written:
+            for number in range(3):
+                tell_unit(written, f"{number}")
+                written.flush()
+            remount(tmp_path / "log", "rw")
+            written.tell(logging.INFO, "goes on")
+        first, second = (tmp_path / "log" / "x.log").read_text().splitlines()
+    assert first.endswith(" 3 lines were lost here: the log could not be written: Read-only file system")
+    assert second.endswith(": goes on")
+    assert capsys.readouterr().err.count("Read-only") == 1
+
+
+def test_a_directory_that_vanishes_and_comes_back(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = settings.logging.base_log_dir or Path()
+    with Log(settings, logging.ERROR) as written:
+        written.tell(logging.INFO, "one")
+        shutil.rmtree(directory)
+        written.tell(logging.INFO, "two")
+        directory.mkdir()
+        written.tell(logging.INFO, "three")
+    first, second = (directory / "x.log").read_text().splitlines()
+    assert " 1 line was lost here: " in first
+    assert second.endswith(": three")
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_pipe_that_nobody_reads_holds_up_nothing(settings: Settings) -> None:
+    path = (settings.logging.base_log_dir or Path()) / "x.log"
+    os.mkfifo(path)
+    with Log(settings, logging.CRITICAL) as written:
+        for number in range(2000):
+            tell_unit(written, f"{number}")
+
+
+def test_a_detached_process_tells_syslog_once(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (settings.logging.base_log_dir or Path()).rmdir()
+    monkeypatch.setattr(log, "SYSLOG", str(tmp_path / "syslog"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(tmp_path / "syslog"))
+        heard.setblocking(False)
+        with Log(settings, detached=True) as written:
+            written.tell(logging.INFO, "one")
+            written.tell(logging.INFO, "two")
+        text = heard.recv(10_000).decode()
+        assert re.match(
+            rf"<27>mistamover\[{os.getpid()}\]: .*x\.log: the log cannot be written: No such file", text
+        )
+        with pytest.raises(BlockingIOError):
+            heard.recv(1)
+
+
+def test_a_syslog_that_hangs_holds_up_nothing(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "SYSLOG", str(tmp_path / "syslog"))
+    monkeypatch.setattr(log, "COMPLAIN_AFTER", 0.0)
+    (settings.logging.base_log_dir or Path()).rmdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
+        deaf.bind(str(tmp_path / "syslog"))
+        with Log(settings, detached=True) as written:
+            for number in range(300):  # more than wait in its queue
+                written.tell(logging.INFO, f"{number}")
