@@ -31,7 +31,7 @@ SHORTEST_SECRET = 4
 COMPLAIN_AFTER = 60.0
 """Seconds that a trouble has to be over until it is told again: a full disk comes and goes with each line."""
 LATEST_SECONDS = 5.0
-LATEST_BYTES = 2**18
+LATEST_BYTES = 2**20
 """How much is kept for a log that is truncated. logrotate has the copy on disk first: until then, more comes."""
 NEWLINE = b"\n"
 SYSLOG = "/dev/log"
@@ -496,6 +496,8 @@ class LogFile(logging.Handler):
             if self._latest.since >= time.monotonic() - LATEST_SECONDS:
                 with suppress(OSError):  # the next line has the same trouble, and tells of it
                     self._turn_to_current()
+            else:
+                self._latest.clear()
         finally:
             self.release()
 
