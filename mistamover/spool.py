@@ -11,6 +11,7 @@ import os
 import signal
 import stat
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -175,6 +176,8 @@ class Spool:
         self._algorithm = algorithm
         self._lock: int | None = None
         self._mtimes: dict[str, float] = {}
+        self._scanned = ""
+        """The directory that the scan is in, or was in last."""
         self._trash: int | None = None
         # A writer that opens a file while we hold a lease on it makes the kernel send SIGIO, which kills.
         if threading.current_thread() is threading.main_thread():
@@ -224,27 +227,43 @@ class Spool:
     def scan(
         self, ignored: Callable[[str], bool], skip: Callable[[Skipped], None] = lambda _: None
     ) -> Iterator[Unit]:
-        """Yield every file below the spool that is a unit; what else is there goes to ``skip``."""
+        """Yield every file below the spool that is a unit; what else is there goes to ``skip``.
+
+        Units may be removed while it goes on. What appears meanwhile may be yielded, or not.
+        """
         self._mtimes.clear()
         directories = [""]
         below = fs.Below(self._root)
-        while directories:
-            path = directories.pop()
-            try:
-                fd = below.directory(path)
-                found = os.fstat(fd)
-                self._mtimes[path] = found.st_mtime
-                if found.st_dev != self._device and not self._mirror:
-                    skip(Skipped(path, "is on another file system; give it a stream of its own", is_trouble=True))
+        try:
+            while directories:
+                path = directories.pop()
+                try:
+                    yield from self._enter(below, path, ignored, skip, directories)
+                except FileNotFoundError:
                     continue
-                yield from self._scan_directory(fd, path, ignored, skip, directories)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                if not path:
-                    raise SpoolError(f"{self.directory}: cannot be read: {error.strerror}") from error
-                skip(Skipped(path, f"cannot be read: {error.strerror}", is_trouble=True))
-        below.forget()
+                except OSError as error:
+                    if not path:
+                        raise SpoolError(f"{self.directory}: cannot be read: {error.strerror}") from error
+                    skip(Skipped(path, f"cannot be read: {error.strerror}", is_trouble=True))
+        finally:
+            below.forget()
+
+    def _enter(
+        self,
+        below: fs.Below,
+        path: str,
+        ignored: Callable[[str], bool],
+        skip: Callable[[Skipped], None],
+        directories: list[str],
+    ) -> Iterator[Unit]:
+        fd = below.directory(path)
+        found = os.fstat(fd)
+        self._scanned = path
+        self._mtimes[path] = found.st_mtime
+        if found.st_dev != self._device and not self._mirror:
+            skip(Skipped(path, "is on another file system; give it a stream of its own", is_trouble=True))
+            return
+        yield from self._scan_directory(fd, path, ignored, skip, directories)
 
     @staticmethod
     def _scan_directory(
@@ -380,15 +399,22 @@ class Spool:
         before the scan may be about to be written in by its owner. ``now`` in seconds since the epoch.
         """
         again: set[str] = set()
-        waiting = sorted(directories, key=len)
-        while waiting:
-            path = waiting.pop()
-            if self._mtimes.get(path, now) > now - settle_time:
-                again.add(path)
-            elif self._prune_one(path) and (parent := path.rpartition("/")[0]) and parent not in waiting:
-                waiting.append(parent)
-                waiting.sort(key=len)
+        levels: defaultdict[int, set[str]] = defaultdict(set)
+        for path in directories:
+            levels[path.count("/")].add(path)
+        for level in range(max(levels, default=-1), -1, -1):
+            for path in levels.pop(level, ()):
+                if self._mtimes.get(path, now) > now - settle_time:
+                    again.add(path)
+                elif self._prune_one(path) and (parent := path.rpartition("/")[0]):
+                    levels[level - 1].add(parent)
         return again
+
+    def forget_finished(self) -> None:
+        """Forget the directories that the scan has gone through; only those that it is in can still be emptied."""
+        path = self._scanned
+        kept = {path} | {path[:end] for end, char in enumerate(path) if char == "/"}
+        self._mtimes = {path: mtime for path, mtime in self._mtimes.items() if path in kept}
 
     def _prune_one(self, path: str) -> bool:
         try:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import count
+from itertools import count, islice
+from math import inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple, Self
@@ -39,6 +40,7 @@ from mistamover.transports.contract import stream_tag
 from mistamover.unit import (
     ORDERS,
     OWN_NAME,
+    Identity,
     Ignored,
     Outcome,
     Record,
@@ -46,9 +48,9 @@ from mistamover.unit import (
     Verdict,
     batches,
     judge,
-    looks_settled,
     named,
     next_wait,
+    settles_in,
 )
 
 FIRST_LANES = 2
@@ -57,7 +59,13 @@ NEW_LANE_EVERY = 2.0
 """Seconds of work after which one more lane joins: a log-in costs more than a short pass can win by it."""
 ASK_AGAIN_AFTER = 30.0
 """Seconds after which a target that let in fewer lanes than we wanted is asked for one more."""
+WINDOW = 100_000
+"""Units that are collected, put in order and delivered before the scan goes on: the memory that a pass takes."""
+WATCHED = 10_000
+"""Units at most whose times lie in the future, so that we watch them ourselves; the next ones in later passes."""
 REMOVED_TOGETHER = 64
+REMOVED_AT_ONCE = 10_000
+"""Sources that earlier passes had to leave, and that are removed before the scan goes on."""
 PARKING_TIME = 2.0
 """Seconds after which a lane that did not leave its file is cut off: a slow line needs minutes for its buffers."""
 GLANCE = 0.2
@@ -97,6 +105,22 @@ Report = Callable[[Event], None]
 
 
 @dataclass
+class Window:
+    """What a pass has collected, and deals with before the scan goes on."""
+
+    ready: list[Unit] = field(default_factory=list)
+    young: list[Unit] = field(default_factory=list)
+    """Those that a patient pass will wait for."""
+    delivered: list[tuple[Unit, int]] = field(default_factory=list)
+    """Those of which only the removal is missing, with the numbers of their records."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes no more."""
+        return len(self.ready) + len(self.young) >= WINDOW
+
+
+@dataclass
 class Summary:
     """What a pass came to. Read by displays while it runs."""
 
@@ -104,7 +128,9 @@ class Summary:
     proofs: Counter[str] = field(default_factory=Counter)
     found: int = 0
     found_bytes: int = 0
-    """Of the units that this pass is to send."""
+    """Of the units that this pass is to send, as far as it has looked."""
+    settles_at: float = inf
+    """When the first of the units that still settle will have done so, on the monotonic clock."""
     delivered_bytes: int = 0
     seconds: float = 0.0
     settling: float = 0.0
@@ -192,7 +218,11 @@ class Stream:
         self._mirror = settings.outgoing.transfer_mode == "mirror"
         self._ignored = Ignored(settings.data_stream.ignore)
         self._emptied: set[str] = set()
-        self._watched: dict[Unit, float] = {}
+        self._watched: dict[tuple[str, Identity], float] = {}
+        """Since when we see units unchanged whose times prove nothing."""
+        self._still_watched: dict[tuple[str, Identity], float] = {}
+        """Those of them that this pass has seen again, and new ones."""
+        self._prepared: Future[Carried] | None = None
         self._begin = f"{stream_tag(settings)}{os.urandom(2).hex()}"
         self._tries = count()
         self._executor: ThreadPoolExecutor | None = None
@@ -239,30 +269,59 @@ class Stream:
     def _pass(self, patient: bool) -> None:
         if self._is_paused():
             return
-        prepared: Future[Carried] | None = None
-        ready: list[Unit] = []
-        young: list[Unit] = []
-        delivered: list[tuple[Unit, int]] = []
-        for unit in self._wanted(delivered):
-            self.summary.found += 1
-            self.summary.found_bytes += unit.size
-            if prepared is None:
-                # The log-in goes on while we scan.
-                prepared = self._lanes().submit(lane.prepare, self.settings)
-            (ready if self._is_settled(unit) else young).append(unit)
-        self._remove(delivered)
-        if prepared is not None and self._may_begin(prepared):
-            self._deliver(ready)
-            if patient:
-                young = self._wait_until_settled(young)
-            self._still_settling(young)
+        window = Window()
+        self._prepared = None
+        self._still_watched = {}
+        for unit in self._wanted(window.delivered):
+            self._note_found(unit)
+            self._collect(unit, window, patient=patient)
+            if window.is_full:
+                if not self._work_off(window, patient=patient):
+                    break
+                self._prune()
+                self._spool.forget_finished()
+        else:
+            self._watched = self._still_watched
+            self._work_off(window, patient=patient, is_last=True)
         self._prune()
 
-    def _may_begin(self, prepared: Future[Carried]) -> bool:
-        while not wait([prepared], GLANCE).done:
-            if self._stop.is_asked:
-                return False
-        self._note_target(prepared.result())
+    def _note_found(self, unit: Unit) -> None:
+        self.summary.found += 1
+        self.summary.found_bytes += unit.size
+        if self.summary.found == 1:
+            # The log-in goes on while we scan.
+            self._prepared = self._lanes().submit(lane.prepare, self.settings)
+
+    def _collect(self, unit: Unit, window: Window, *, patient: bool) -> None:
+        if (left := self._settles_in(unit)) <= 0:
+            window.ready.append(unit)
+        elif patient:
+            window.young.append(unit)
+        else:
+            self.summary.settles_at = min(self.summary.settles_at, time.monotonic() + left)
+            self._tell_settling(unit)
+
+    def _work_off(self, window: Window, *, patient: bool, is_last: bool = False) -> bool:
+        """Deal with what was collected; gives whether the pass may go on."""
+        self._remove(window.delivered)
+        window.delivered.clear()
+        if not self._may_begin():
+            return False
+        self._deliver(window.ready)
+        window.ready.clear()
+        if patient and (is_last or len(window.young) >= WINDOW // 2):
+            self._wait_until_settled(window.young)
+            window.young.clear()
+        return self._may_go_on()
+
+    def _may_begin(self) -> bool:
+        """Whether the target lets us, which is asked once in a pass."""
+        if self._prepared is not None:
+            while not wait([self._prepared], GLANCE).done:
+                if self._stop.is_asked:
+                    return False
+            prepared, self._prepared = self._prepared, None
+            self._note_target(prepared.result())
         return self.summary.error is None and not self.summary.is_paused
 
     def _note_target(self, carried: Carried) -> None:
@@ -302,6 +361,9 @@ class Stream:
                 yield unit._replace(is_update=self._mirror and self._ledger.has_delivered(unit.path))
             elif verdict is Verdict.REMOVE:
                 delivered.append((unit, record.id))
+                if len(delivered) >= REMOVED_AT_ONCE:
+                    self._remove(delivered)
+                    delivered.clear()
             else:
                 self._answer(verdict, unit, record)
 
@@ -318,38 +380,51 @@ class Stream:
         else:
             self._set_aside(unit, record.id, record.reason)
 
-    def _is_settled(self, unit: Unit) -> bool:
-        """Whether it was left alone long enough, by its times or before our own eyes."""
+    def _settles_in(self, unit: Unit) -> float:
+        """Seconds until a unit was left alone long enough, by its times or before our own eyes; 0 if it was."""
         settle_time = self.settings.data_stream.settle_time
-        if looks_settled(unit.identity, settle_time, time.time()):
-            return True
-        seen = self._watched.setdefault(unit, time.monotonic())
-        return time.monotonic() - seen >= settle_time
+        left = settles_in(unit.identity, settle_time, time.time())
+        if left <= 0:
+            return 0.0
+        now = time.monotonic()
+        since = self._watched.get((unit.path, unit.identity))
+        if since is None and left > settle_time:
+            since = now
+        if since is None:
+            return left
+        if (left := min(left, since + settle_time - now)) > 0:
+            self._watch(unit, since)
+        return max(left, 0.0)
 
-    def _wait_until_settled(self, young: Sequence[Unit]) -> list[Unit]:
-        """Wait for all of them at once, deliver those that settled; gives those that did not."""
+    def _watch(self, unit: Unit, since: float) -> None:
+        """Remember for the next pass since when a unit is unchanged, if there is room."""
+        key = unit.path, unit.identity
+        if key in self._watched or max(len(self._watched), len(self._still_watched)) < WATCHED:
+            self._still_watched[key] = since
+
+    def _wait_until_settled(self, young: Sequence[Unit]) -> None:
+        """Wait for all of them at once, deliver those that settled."""
         if not young or not self._may_go_on():
-            return list(young)
+            for unit in young:
+                self._tell_settling(unit)
+            return
         settle_time = self.settings.data_stream.settle_time
         self._report(Event(Kind.SETTLING, reason=f"{files(len(young))} changed within the last {settle_time:g} s"))
         began = time.monotonic()
         self._stop.wait(settle_time + 0.01)
         self.summary.settling += time.monotonic() - began
         settled: list[Unit] = []
-        changed: list[Unit] = []
         for before, now in zip(young, self._spool.look_again(young), strict=True):
             if now is None:
                 self._tell(Event(Kind.VANISHED, before.path, "it is gone", before))
+            elif now.identity == before.identity or self._settles_in(now) <= 0:
+                settled.append(now)
             else:
-                (settled if self._is_settled(now) else changed).append(now)
+                self._tell_settling(now)
         self._deliver(settled)
-        return changed
 
-    def _still_settling(self, young: Sequence[Unit]) -> None:
-        """Remember since when we see them unchanged; forget all others."""
-        self._watched = {unit: self._watched[unit] for unit in young if unit in self._watched}
-        for unit in young:
-            self._tell(Event(Kind.SETTLING, unit.path, "it still changes, or did until a moment ago", unit))
+    def _tell_settling(self, unit: Unit) -> None:
+        self._tell(Event(Kind.SETTLING, unit.path, "it still changes, or did until a moment ago", unit))
 
     # -- lanes -------------------------------------------------------------------------------------------
 
@@ -549,7 +624,8 @@ class Stream:
     def _prune(self) -> None:
         if self._emptied and not self._mirror:
             settle_time = self.settings.data_stream.settle_time
-            self._emptied = self._spool.prune(self._emptied - {""}, settle_time, time.time())
+            again = self._spool.prune(self._emptied - {""}, settle_time, time.time())
+            self._emptied = set(islice(again, WINDOW))
 
 
 def _keep_smaller(waiting: deque[list[Unit]], size: int) -> None:

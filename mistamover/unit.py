@@ -146,14 +146,18 @@ def next_wait(attempts: int, interval: float, jitter: float) -> float:
     return wait * (0.5 + jitter / 2)
 
 
-def looks_settled(identity: Identity, settle_time: float, now: float) -> bool:
-    """Whether a file found just now was left alone for ``settle_time`` seconds; ``now`` since the epoch.
+def settles_in(identity: Identity, settle_time: float, now: float) -> float:
+    """Seconds until a file found just now was left alone for ``settle_time``; ``now`` since the epoch.
 
-    The ctime is what no program can set back; a time in the future proves nothing, so such a file has to
-    be watched.
+    0 or less where it was. More than ``settle_time`` for times in the future: they prove nothing, so such a file
+    has to be watched. The ctime is what no program can set back.
     """
-    newest = max(identity.mtime_ns, identity.ctime_ns) / 1e9
-    return newest <= now - settle_time
+    return max(identity.mtime_ns, identity.ctime_ns) / 1e9 + settle_time - now
+
+
+def looks_settled(identity: Identity, settle_time: float, now: float) -> bool:
+    """Whether a file found just now was left alone for ``settle_time`` seconds; ``now`` since the epoch."""
+    return settles_in(identity, settle_time, now) <= 0
 
 
 class Ignored:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from logging import DEBUG, ERROR, INFO, WARNING
 from types import FrameType
 from typing import NamedTuple, Self
@@ -26,6 +27,8 @@ LONGEST_WAIT = 600.0
 """Seconds after which the doubling of the wait for a target, a spool or a ledger stops."""
 REFUSED_WAIT = 300.0
 """Seconds at least until a target that refused us is asked again: a person has to act first."""
+REMEMBERED = 50_000
+"""Events of one kind at most of which is known that they were told."""
 TICK = 1.0
 PROGRESS_EVERY = 10.0
 
@@ -85,6 +88,8 @@ class Worker:
         self._is_paused = False
         """Whether the last pass was, and nothing has happened since."""
         self._news = News()
+        self._is_crowded = False
+        """Whether the last pass had more to tell than can be told one by one."""
         self._tells_units = log.tells_units
         self._target = target_name(settings)
         self._is_mirror = settings.outgoing.transfer_mode == "mirror"
@@ -100,6 +105,7 @@ class Worker:
         self.log.tell(INFO, _intention(self.settings))
         try:
             with Ticker(self._tick):
+                self._news.is_endless = not once
                 self._once() if once else self._poll()
         except MistamoverError as error:
             self.log.note(ERROR, str(error))
@@ -144,10 +150,17 @@ class Worker:
         finally:
             self._is_passing = False
             self.total = self._added(stream.summary)
+        self._tell_untold()
         self._news.turn(is_whole=summary.error is None and not summary.is_paused)
         self._note_pause(summary)
         self._tell_pass(summary, patient=patient)
         return summary
+
+    def _tell_untold(self) -> None:
+        """Say how many events were too many for a line each, when that begins."""
+        if self._news.untold and self._news.is_endless and not self._is_crowded:
+            self.log.tell(WARNING, f"too many to be told one by one: {self._news.untold:,} more like these")
+        self._is_crowded = bool(self._news.untold)
 
     def _note_pause(self, summary: Summary) -> None:
         if summary.is_paused:
@@ -295,28 +308,43 @@ class Worker:
 
 
 class News:
-    """Which events are new: what holds on from pass to pass is told once, and again after it had ended."""
+    """Which events are new: what holds on from pass to pass is told once, and again after it had ended.
 
-    def __init__(self) -> None:
-        self._now: set[Event] = set()
-        self._before: set[Event] = set()
+    It remembers so many and no more, as hashes: what is beyond is told each time where there is one pass only
+    (``is_endless`` false), and else never, but counted.
+    """
+
+    def __init__(self, *, is_endless: bool = True) -> None:
+        self.untold = 0
+        """How many events of this pass were too many to be told."""
+        self.is_endless = is_endless
+        self._now: dict[Kind, set[int]] = {}
+        self._before: dict[Kind, set[int]] = {}
 
     def is_new(self, event: Event) -> bool:
         """Whether this was told neither in this pass nor in the last whole one or since."""
-        told = event._replace(unit=None)
-        is_new = told not in self._now and told not in self._before
-        self._now.add(told)
+        told = hash((event.path, event.reason))
+        now = self._now.setdefault(event.kind, set())
+        before = self._before.get(event.kind, set())
+        is_new = told not in now and told not in before
+        if is_new and max(len(now), len(before)) >= REMEMBERED:
+            self.untold += 1
+            return not self.is_endless
+        now.add(told)
         return is_new
 
     def forget(self, kind: Kind) -> None:
         """What is of this kind has ended: should it come again, it is new."""
-        self._now = {event for event in self._now if event.kind is not kind}
-        self._before = {event for event in self._before if event.kind is not kind}
+        self._now.pop(kind, None)
+        self._before.pop(kind, None)
 
     def turn(self, *, is_whole: bool) -> None:
         """A pass has ended. What it did not find has ended too, if it saw the whole spool."""
-        self._before = self._now if is_whole else self._before | self._now
-        self._now = set()
+        for kind, before in () if is_whole else self._before.items():
+            now = self._now.setdefault(kind, set())
+            now.update(islice(before, max(0, REMEMBERED - len(now))))
+        self._before, self._now = self._now, {}
+        self.untold = 0
 
 
 class Ticker:
