@@ -51,10 +51,12 @@ def of_bytes(algorithm: str, data: bytes) -> str:
     return hasher.hexdigest()
 
 
-def of_descriptor(algorithm: str, fd: int, buffer: bytearray) -> tuple[str, int]:
+def of_descriptor(
+    algorithm: str, fd: int, buffer: bytearray, tick: Callable[[int], None] = lambda _: None
+) -> tuple[str, int]:
     """The digest of all that ``fd`` gives from its current place on, and how many bytes that was.
 
-    ``buffer`` is the caller's to keep, so that many small files share one.
+    ``buffer`` is the caller's to keep, so that many small files share one. ``tick(0)`` follows each read.
     """
     hasher = ALGORITHMS[algorithm]()
     total = 0
@@ -62,4 +64,5 @@ def of_descriptor(algorithm: str, fd: int, buffer: bytearray) -> tuple[str, int]
     while got := os.readv(fd, [buffer]):
         hasher.update(view[:got])
         total += got
+        tick(0)
     return hasher.hexdigest(), total

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
+from math import inf
 from typing import NamedTuple
 
 from mistamover import digest
@@ -80,6 +81,13 @@ class Lane:
     transport: Transport | None = None
     sent: int = 0
     """Bytes put on their way since the lane began, those of failed tries included."""
+    moved: float = inf
+    """When it last went on, on the monotonic clock; inf while nobody uses it."""
+
+    def enter(self, stage: str) -> None:
+        """Begin with the next thing."""
+        self.stage = stage
+        self.moved = time.monotonic()
 
 
 @dataclass
@@ -109,10 +117,11 @@ class Crew:
                 self._free.remove(lane)
             else:
                 self.lanes.append(lane := Lane())
+            lane.moved = time.monotonic()
         try:
             yield lane
         finally:
-            lane.stage = "idle"
+            lane.stage, lane.moved = "idle", inf
             with self._mutex:
                 self._free.append(lane)
 
@@ -133,9 +142,14 @@ class Crew:
         self.lanes.clear()
         self._free.clear()
 
+    def hangs(self, since: float) -> bool:
+        """Whether any lane that is used has not moved since then (monotonic clock)."""
+        return any(lane.moved < since for lane in self.lanes)
+
     def tick(self, lane: Lane, size: int) -> None:
         """Note progress; ends the file on its way when the stream parks."""
         lane.sent += size
+        lane.moved = time.monotonic()
         if self.parking:
             raise Parked("stopped before it was sent in full; it starts again next time")
 
@@ -163,7 +177,7 @@ def _crew() -> Crew:
 
 def _connected(settings: Settings, crew: Crew, lane: Lane) -> Transport:
     if lane.transport is None:
-        lane.stage = "connecting"
+        lane.enter("connecting")
         spool = Spool(settings.data_stream.directory, mirror=True, algorithm=settings.outgoing.checksum)
         transport = transport_class(settings.outgoing.transfer_protocol)(
             settings, spool, lambda size: crew.tick(lane, size), crew.baton
@@ -237,7 +251,7 @@ def deliver(transport: Transport, batch: Sequence[Unit], lane: Lane) -> Iterator
     if there := _already_there(transport, [unit for unit in batch if unit.may_be_there], lane):
         yield from map(Outcome, there.values())
         batch = [unit for unit in batch if unit.path not in there]
-    lane.stage = "sending"
+    lane.enter("sending")
     failed: list[Outcome] = []
     proven = _stage(transport, batch, failed)
     if len(full := [outcome.unit for outcome in failed if isinstance(outcome.error, TargetFull)]) > 1:
@@ -252,13 +266,13 @@ def _already_there(transport: Transport, units: Sequence[Unit], lane: Lane) -> d
     """The units that the target holds byte for byte under their names, with their proofs; none of them is sent."""
     if not units:
         return {}
-    lane.stage = "comparing"
+    lane.enter("comparing")
     alike = transport.resembling(units)
     reader, buffer = transport.spool.reader(), bytearray(digest.CHUNK)
     hashed: list[Unit] = []
     for unit in alike:
         with suppress(UnitError):  # what is wrong with it is told when it is sent
-            hashed.append(reader.hash(unit, buffer))
+            hashed.append(reader.hash(unit, buffer, transport.tick))
     reader.forget()
     return {unit.path: unit for unit, error in transport.compare(hashed) if error is None}
 
@@ -281,9 +295,9 @@ def _sent(outcomes: Iterable[Outcome], failed: list[Outcome]) -> Iterator[Unit]:
 
 
 def _finish(transport: Transport, proving: Iterator[Outcome], lane: Lane) -> Iterator[Outcome]:
-    lane.stage = "verifying"
+    lane.enter("verifying")
     verified, unproven = _sorted(proving)
-    lane.stage = "publishing"
+    lane.enter("publishing")
     published, refused = _sorted(transport.publish(verified))
     yield from map(Outcome, published)
     taken = [outcome.unit for outcome in refused if isinstance(outcome.error, NameTaken)]

@@ -141,12 +141,12 @@ class Reader:
             self._writers = frozenset(_files_open_for_writing())
         return identity[:2] in self._writers
 
-    def hash(self, unit: Unit, buffer: bytearray) -> Unit:
-        """Read all of a unit without sending it; gives it with its digest."""
+    def hash(self, unit: Unit, buffer: bytearray, tick: Callable[[int], None] = lambda _: None) -> Unit:
+        """Read all of a unit without sending it; gives it with its digest. ``tick(0)`` follows each read."""
         source = self.open(unit)
         try:
             for _ in source.chunks(buffer):
-                continue
+                tick(0)
             return source.finish()
         finally:
             source.close()

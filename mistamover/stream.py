@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import count, islice
-from math import inf
+from math import ceil, inf
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
+from weakref import finalize
 
 from mistamover import lane
 from mistamover.errors import (
@@ -68,6 +69,8 @@ REMOVED_AT_ONCE = 10_000
 """Sources that earlier passes had to leave, and that are removed before the scan goes on."""
 PARKING_TIME = 2.0
 """Seconds after which a lane that did not leave its file is cut off: a slow line needs minutes for its buffers."""
+BREATH = 0.5
+"""Seconds between two signs that we are alive."""
 GLANCE = 0.2
 """Seconds between two looks at whether we are to stop."""
 
@@ -161,28 +164,45 @@ class Summary:
         return Exit.UNFINISHED if self.unfinished else Exit.DONE
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
 class Stop:
-    """The wish to stop. A signal handler may ask for it at any instant: it only sets and queues."""
+    """The wish to stop. A signal handler may ask for it at any instant: it only sets and rings."""
 
     def __init__(self) -> None:
         self.is_asked = False
         self.is_regular = False
         """Whether that is how a run is ended that has no end of its own."""
-        self._bell: SimpleQueue[None] = SimpleQueue()
+        self.is_patient = False
+        """Whether what is on its way may take the time that it needs."""
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        finalize(self, os.close, self._bell)
 
-    def ask(self, *, is_regular: bool = False) -> None:
-        """Have the stream finish or park what is on its way, and end."""
+    def ask(self, *, is_regular: bool = False, is_patient: bool = False) -> None:
+        """Have the stream begin nothing new, finish or park what is on its way, and end.
+
+        ``is_patient`` lets all that is on its way end, until somebody asks again without it.
+        """
+        self.is_patient = is_patient and (self.is_patient or not self.is_asked)
         self.is_regular = is_regular
         self.is_asked = True
-        self._bell.put(None)
+        os.eventfd_write(self._bell, 1)  # never taken back: once asked, nobody sleeps any more
 
-    def wait(self, seconds: float) -> None:
-        """Sleep, unless and until we are asked to stop."""
-        if not self.is_asked and seconds > 0:
-            try:
-                self._bell.get(timeout=seconds)
-            except Empty:
-                return
+    def wait(self, seconds: float, breathe: Callable[[], None] = nothing) -> None:
+        """Sleep, unless and until we are asked to stop; ``breathe`` is called meanwhile, each half second."""
+        until = time.monotonic() + seconds
+        while not self.is_asked and (left := until - time.monotonic()) > 0:
+            self.listen(min(left, BREATH))
+            breathe()
+
+    def listen(self, seconds: float, fd: int | None = None) -> None:
+        """Sleep until we are asked to stop, or there is something to read from ``fd``, or the time is over."""
+        poll = select.poll()
+        for each in {self._bell, self._bell if fd is None else fd}:
+            poll.register(each, select.POLLIN)
+        poll.poll(ceil(seconds * 1000))
 
 
 def state_directory(settings: Settings) -> Path:
@@ -202,9 +222,21 @@ def target_name(settings: Settings) -> str:
 
 
 class Stream:
-    """A stream that this process holds: its spool, its ledger, its lanes."""
+    """A stream that this process holds: its spool, its ledger, its lanes.
 
-    def __init__(self, settings: Settings, report: Report = lambda _: None, stop: Stop | None = None) -> None:
+    ``alive`` is called by the thread that makes passes, about twice a second while it works or waits. It is not
+    called any more once a lane has not moved for ``hang_timeout`` seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        report: Report = lambda _: None,
+        stop: Stop | None = None,
+        *,
+        alive: Callable[[], None] = nothing,
+        hang_timeout: float = inf,
+    ) -> None:
         self.settings = settings
         self.summary = Summary()
         self.crew = Crew()
@@ -215,6 +247,9 @@ class Stream:
         """Whether the next pass tries units that failed before, without waiting for their time."""
         self._report = report
         self._stop = stop or Stop()
+        self._alive = alive
+        self._hang_timeout = hang_timeout
+        self._next_breath = 0.0
         self._mirror = settings.outgoing.transfer_mode == "mirror"
         self._ignored = Ignored(settings.data_stream.ignore)
         self._emptied: set[str] = set()
@@ -250,6 +285,13 @@ class Stream:
         self._end_lanes()
         self._ledger.close()
         self._spool.close()
+
+    def breathe(self) -> None:
+        """Say that we are alive, unless a lane hangs. Costs next to nothing: it may be called for each unit."""
+        now = time.monotonic()
+        if now >= self._next_breath and not self.crew.hangs(now - self._hang_timeout):
+            self._next_breath = now + BREATH
+            self._alive()
 
     # -- a pass ------------------------------------------------------------------------------------------
 
@@ -303,8 +345,9 @@ class Stream:
 
     def _work_off(self, window: Window, *, patient: bool, is_last: bool = False) -> bool:
         """Deal with what was collected; gives whether the pass may go on."""
-        self._remove(window.delivered)
-        window.delivered.clear()
+        if window.delivered:
+            self._remove(window.delivered)
+            window.delivered.clear()
         if not self._may_begin():
             return False
         self._deliver(window.ready)
@@ -317,7 +360,7 @@ class Stream:
     def _may_begin(self) -> bool:
         """Whether the target lets us, which is asked once in a pass."""
         if self._prepared is not None:
-            while not wait([self._prepared], GLANCE).done:
+            while not self._have_ended([self._prepared], GLANCE):
                 if self._stop.is_asked:
                     return False
             prepared, self._prepared = self._prepared, None
@@ -353,6 +396,7 @@ class Stream:
         now = time.time()
         may_be_there = self._mirror and self._ledger.is_empty
         for unit in self._spool.scan(self._ignored, self._skip):
+            self.breathe()
             record = self._ledger.record(unit.path)
             verdict = judge(unit, record, mirror=self._mirror, now=now)
             if record is None:
@@ -368,6 +412,7 @@ class Stream:
                 self._answer(verdict, unit, record)
 
     def _skip(self, skipped: Skipped) -> None:
+        self.breathe()
         if skipped.path != OWN_NAME:
             self._tell(skipped_event(skipped))
 
@@ -411,7 +456,7 @@ class Stream:
         settle_time = self.settings.data_stream.settle_time
         self._report(Event(Kind.SETTLING, reason=f"{files(len(young))} changed within the last {settle_time:g} s"))
         began = time.monotonic()
-        self._stop.wait(settle_time + 0.01)
+        self._stop.wait(settle_time + 0.01, self.breathe)
         self.summary.settling += time.monotonic() - began
         settled: list[Unit] = []
         for before, now in zip(young, self._spool.look_again(young), strict=True):
@@ -461,7 +506,7 @@ class Stream:
         if self._full is not None:
             self._note_target(Carried([], self._full))
         if self._abandoned and self.summary.error is None and not self._stop.is_asked:
-            wait([self._lanes().submit(lane.discard, self.settings, self._abandoned)])
+            self._have_ended([self._lanes().submit(lane.discard, self.settings, self._abandoned)], inf)
             self._abandoned = []
 
     def _carry_until_failure(self, waiting: deque[list[Unit]]) -> MistamoverError | None:
@@ -473,7 +518,8 @@ class Stream:
             if not error:
                 self._fill_lanes(waiting, running, began)
             done, _ = wait(running, GLANCE, FIRST_COMPLETED)
-            if self._stop.is_asked:
+            self.breathe()
+            if self._stop.is_asked and not self._stop.is_patient:
                 self._wind_up(running)
             for future in done:
                 batch, carried = running.pop(future), future.result()
@@ -517,12 +563,21 @@ class Stream:
 
     def _wind_up(self, running: dict[Future[Carried], Sequence[Unit]]) -> None:
         """We are to stop: let what is on its way end, for a while, then have it parked."""
-        wait(running, self.settings.outgoing.stop_timeout)
+        self._have_ended(running, self.settings.outgoing.stop_timeout)
         self.crew.parking = True
-        if wait(running, PARKING_TIME).not_done:
+        if not self._have_ended(running, PARKING_TIME):
             self.crew.abort()
-            wait(running)
+            self._have_ended(running, inf)
         self.crew.parking = False
+
+    def _have_ended(self, running: Collection[Future[Any]], seconds: float) -> bool:
+        """Whether all of these have, after so many seconds at most."""
+        until = time.monotonic() + seconds
+        while wait(running, max(0.0, min(GLANCE, until - time.monotonic()))).not_done:
+            self.breathe()
+            if time.monotonic() >= until:
+                return False
+        return True
 
     def _take(self, carried: Carried, batch: Sequence[Unit], waiting: deque[list[Unit]]) -> None:
         """Record what came of a batch; what the target did not answer for has to be carried again."""
@@ -545,7 +600,7 @@ class Stream:
             return
         pause = next_wait(failures, 1.0, random.random())  # noqa: S311 - spreads load, no secret
         self._report(Event(Kind.TARGET, reason=f"{error}; trying again in {pause:.1f} s"))
-        self._stop.wait(pause)
+        self._stop.wait(pause, self.breathe)
 
     # -- what came of it ---------------------------------------------------------------------------------
 
@@ -562,12 +617,14 @@ class Stream:
                 self._remove(list(zip(delivered, records, strict=True)))
         for unit, error in outcomes:
             if error is not None:
+                self.breathe()
                 self._fail(unit, error)
 
     def _remove(self, delivered: Sequence[tuple[Unit, int]]) -> None:
         """Remove sources of which the ledger says, on disk, that they were delivered."""
         removed: list[int] = []
         for first in range(0, len(delivered), REMOVED_TOGETHER):
+            self.breathe()
             with self.crew.baton:
                 for unit, record in delivered[first : first + REMOVED_TOGETHER]:
                     if self._remove_one(unit, record):

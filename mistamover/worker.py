@@ -12,14 +12,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from logging import DEBUG, ERROR, INFO, WARNING
+from math import inf
 from types import FrameType
 from typing import NamedTuple, Self
 
 from mistamover.errors import Exit, LedgerError, MistamoverError, SpoolError, TargetRefused
 from mistamover.log import Log, duration, files, shown, size
 from mistamover.options import Settings
-from mistamover.stream import Event, Kind, Report, Stop, Stream, Summary, target_name
-from mistamover.unit import Ignored, Unit, next_wait
+from mistamover.stream import Event, Kind, Report, Stop, Stream, Summary, nothing, target_name
+from mistamover.unit import Ignored, next_wait
 
 REST_AFTER = 60.0
 """Seconds without work after which the lanes log out."""
@@ -71,8 +72,13 @@ class Worker:
         stop: Stop | None = None,
         *,
         now: bool = False,
+        alive: Callable[[], None] = nothing,
+        hang_timeout: float = inf,
     ) -> None:
+        """``alive`` and ``hang_timeout``: see :class:`~mistamover.stream.Stream`."""
         self.settings = settings
+        self._alive = alive
+        self._hang_timeout = hang_timeout
         self._now = now
         self.log = log
         self.stop = stop or Stop()
@@ -131,11 +137,11 @@ class Worker:
             except (SpoolError, LedgerError) as error:
                 # The disk may be full, or not mounted for now; nothing was moved without a record.
                 self._tell_trouble(str(error))
-                self.stop.wait(self._growing_wait())
+                self.stop.wait(self._growing_wait(), self._alive)
         self.total.is_interrupted, self.total.is_ended = True, self.stop.is_regular
 
     def _opened(self) -> Stream:
-        stream = Stream(self.settings, self._hear, self.stop)
+        stream = Stream(self.settings, self._hear, self.stop, alive=self._alive, hang_timeout=self._hang_timeout)
         stream.tries_waiting, self._now = self._now, False
         return stream
 
@@ -223,7 +229,7 @@ class Worker:
     def _wait(self, stream: Stream, seconds: float) -> None:
         if time.monotonic() - self._last_work + seconds >= REST_AFTER:
             stream.rest()
-        self.stop.wait(seconds)
+        self.stop.wait(seconds, stream.breathe)
 
     # -- what is told ------------------------------------------------------------------------------------
 
@@ -377,21 +383,28 @@ def run(
     return Worker(settings, log, report, stop).run(once=once)
 
 
-def stop_on_signals(stop: Stop) -> None:
-    """Have TERM and INT ask for a stop. Main thread only.
+def stop_on_signals(stop: Stop, *, is_patient_on_hup: bool = False) -> None:
+    """Have TERM and INT ask for a stop, and HUP for a patient one where told so. Main thread only.
 
-    TERM is how service managers end what runs for ever: that is no interruption.
+    TERM is how service managers end what runs for ever: that is no interruption. A second signal ends at once;
+    but TERM or INT after HUP only ends the patience.
     """
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        if stop.is_asked:
+        if stop.is_asked and not stop.is_patient:
             # The second one means at once. Every step can be repeated after a crash, so nothing is lost:
             # the next pass finds what this one left, and what it left staged is swept away.
             os._exit(Exit.INTERRUPTED)
         stop.ask(is_regular=number == signal.SIGTERM)
 
+    def on_hup(_number: int, _frame: FrameType | None) -> None:
+        if not stop.is_asked:
+            stop.ask(is_regular=True, is_patient=True)
+
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+    if is_patient_on_hup:
+        signal.signal(signal.SIGHUP, on_hup)
 
 
 def _sent(stream: Stream) -> int:

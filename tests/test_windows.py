@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,8 +72,8 @@ def test_several_windows_deliver_all(local: Local, monkeypatch: pytest.MonkeyPat
         # What settles in the middle of a window is written to again before we look at it for the second time.
         sleep = it._stop.wait
 
-        def disturbed(seconds: float) -> None:
-            sleep(seconds)
+        def disturbed(seconds: float, breathe: Callable[[], None]) -> None:
+            sleep(seconds, breathe)
             changing.write_bytes(b"more")
 
         monkeypatch.setattr(it._stop, "wait", disturbed)

@@ -196,7 +196,7 @@ class Local(Transport):
     def _digest(self, fd: int) -> str:
         # What was just written would else come from memory, and say nothing about the disk.
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        return digest.of_descriptor(self.settings.outgoing.checksum, fd, self._buffer)[0]
+        return digest.of_descriptor(self.settings.outgoing.checksum, fd, self._buffer, self.tick)[0]
 
     def publish(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         """Rename into place, then have the names on disk."""
