@@ -294,7 +294,8 @@ class Spool:
         """Each unit as it is now; None for one that is gone."""
         for unit in units:
             identity = self.identity(unit.path)
-            yield None if identity is None else unit._replace(identity=identity)
+            attempt = unit.attempt if identity == unit.identity else 1
+            yield None if identity is None else unit._replace(identity=identity, attempt=attempt)
 
     def identity(self, path: str) -> Identity | None:
         """The identity of the regular file of that name; None where there is none."""

@@ -47,6 +47,7 @@ from mistamover.unit import (
     Record,
     Unit,
     Verdict,
+    attempts_before,
     batches,
     judge,
     named,
@@ -102,6 +103,16 @@ class Event(NamedTuple):
     path: str = ""
     reason: str = ""
     unit: Unit | None = None
+    seconds: float = 0.0
+    """Of a delivery: since its batch was begun."""
+
+
+class Begun(NamedTuple):
+    """A batch on its way."""
+
+    units: Sequence[Unit]
+    since: float
+    """On the monotonic clock."""
 
 
 Report = Callable[[Event], None]
@@ -402,7 +413,8 @@ class Stream:
             if record is None:
                 yield unit._replace(may_be_there=True) if may_be_there else unit
             elif verdict is Verdict.SEND or (verdict is Verdict.WAIT and self.tries_waiting):
-                yield unit._replace(is_update=self._mirror and self._ledger.has_delivered(unit.path))
+                is_update = self._mirror and self._ledger.has_delivered(unit.path)
+                yield unit._replace(is_update=is_update, attempt=attempts_before(unit, record) + 1)
             elif verdict is Verdict.REMOVE:
                 delivered.append((unit, record.id))
                 if len(delivered) >= REMOVED_AT_ONCE:
@@ -511,7 +523,7 @@ class Stream:
 
     def _carry_until_failure(self, waiting: deque[list[Unit]]) -> MistamoverError | None:
         """Carry batches until none waits, we are to stop, or the target fails; gives its error."""
-        running: dict[Future[Carried], Sequence[Unit]] = {}
+        running: dict[Future[Carried], Begun] = {}
         began = time.monotonic()
         error: MistamoverError | None = None
         while running or (waiting and not error and self._may_go_on()):
@@ -524,7 +536,7 @@ class Stream:
             for future in done:
                 batch, carried = running.pop(future), future.result()
                 if self._is_one_too_many(carried):
-                    waiting.appendleft(list(batch))
+                    waiting.appendleft(list(batch.units))
                     continue
                 error = error or carried.error
                 if not error:
@@ -532,15 +544,13 @@ class Stream:
                 self._take(carried, batch, waiting)
         return error
 
-    def _fill_lanes(
-        self, waiting: deque[list[Unit]], running: dict[Future[Carried], Sequence[Unit]], began: float
-    ) -> None:
+    def _fill_lanes(self, waiting: deque[list[Unit]], running: dict[Future[Carried], Begun], began: float) -> None:
         while waiting and len(running) < self._lanes_now(time.monotonic() - began) and self._may_go_on():
             self._submit(waiting.popleft(), running)
 
-    def _submit(self, batch: Sequence[Unit], running: dict[Future[Carried], Sequence[Unit]]) -> None:
+    def _submit(self, batch: Sequence[Unit], running: dict[Future[Carried], Begun]) -> None:
         units = named(batch, self._begin, next(self._tries))
-        running[self._lanes().submit(lane.carry, self.settings, units)] = units
+        running[self._lanes().submit(lane.carry, self.settings, units)] = Begun(units, time.monotonic())
 
     def _may_go_on(self) -> bool:
         return self.summary.error is None and not self._stop.is_asked and not self._is_paused()
@@ -561,7 +571,7 @@ class Stream:
         self._let_in, self._let_in_since = connected, time.monotonic()
         return True
 
-    def _wind_up(self, running: dict[Future[Carried], Sequence[Unit]]) -> None:
+    def _wind_up(self, running: dict[Future[Carried], Begun]) -> None:
         """We are to stop: let what is on its way end, for a while, then have it parked."""
         self._have_ended(running, self.settings.outgoing.stop_timeout)
         self.crew.parking = True
@@ -579,9 +589,9 @@ class Stream:
                 return False
         return True
 
-    def _take(self, carried: Carried, batch: Sequence[Unit], waiting: deque[list[Unit]]) -> None:
+    def _take(self, carried: Carried, batch: Begun, waiting: deque[list[Unit]]) -> None:
         """Record what came of a batch; what the target did not answer for has to be carried again."""
-        self._record(carried.outcomes)
+        self._record(carried.outcomes, batch.since)
         if full := [outcome for outcome in carried.outcomes if isinstance(outcome.error, TargetFull)]:
             self._full = full[0].error
             _keep_smaller(waiting, min(outcome.unit.size for outcome in full))
@@ -589,9 +599,9 @@ class Stream:
             self._note_target(carried)
             return
         answered = {outcome.unit.path for outcome in carried.outcomes}
-        left = [unit for unit in batch if unit.path not in answered]
+        left = [unit for unit in batch.units if unit.path not in answered]
         self._abandoned += left
-        waiting.appendleft(left)
+        waiting.appendleft([unit._replace(attempt=unit.attempt + 1) for unit in left])
 
     def _wait_for_target(self, error: MistamoverError, failures: int) -> None:
         """Wait until the next try, or note that there is none in this pass."""
@@ -604,15 +614,16 @@ class Stream:
 
     # -- what came of it ---------------------------------------------------------------------------------
 
-    def _record(self, outcomes: Sequence[Outcome]) -> None:
+    def _record(self, outcomes: Sequence[Outcome], began: float) -> None:
         delivered = [outcome.unit for outcome in outcomes if outcome.error is None]
         if delivered:
             with self.crew.baton:
                 records = self._ledger.deliver(delivered, time.time())
+                seconds = time.monotonic() - began
                 for unit in delivered:
                     self.summary.delivered_bytes += unit.size
                     self.summary.proofs[unit.proof] += 1
-                    self._tell(Event(Kind.DELIVERED, unit.path, unit=unit))
+                    self._tell(Event(Kind.DELIVERED, unit.path, unit=unit, seconds=seconds))
             if not self._mirror:
                 self._remove(list(zip(delivered, records, strict=True)))
         for unit, error in outcomes:
@@ -657,7 +668,7 @@ class Stream:
             return
         outgoing = self.settings.outgoing
         record = self._ledger.record(unit.path)
-        attempts = 1 + (record.attempts if record is not None and record.identity == unit.identity else 0)
+        attempts = attempts_before(unit, record) + 1
         is_spent = not error.retry or attempts >= outgoing.retry_count
         now = time.time()
         if error.fault is Fault.UNIT and is_spent:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from fnmatch import translate
 from typing import NamedTuple
+from zlib import crc32
 
 from mistamover.errors import UnitError
 
@@ -80,6 +81,8 @@ class Unit(NamedTuple):
     """Whether the target's file of its name is an earlier delivery of this mirror, which it may replace."""
     may_be_there: bool = False
     """Whether the target is to be looked at before it is sent: a mirror has lost its ledger, or has a first one."""
+    attempt: int = 1
+    """Which try of this very file this is: those that failed, and those that a failing target cut off, count."""
 
     @property
     def size(self) -> int:
@@ -135,6 +138,17 @@ def judge(unit: Unit, record: Record | None, *, mirror: bool, now: float) -> Ver
     if record.state is State.WAITING and now < record.next_try <= now + LONGEST_WAIT:
         return Verdict.WAIT
     return Verdict.SEND
+
+
+def attempts_before(unit: Unit, record: Record | None) -> int:
+    """How often this very file has failed, as far as the ledger knows."""
+    return record.attempts if record is not None and record.identity == unit.identity else 0
+
+
+def unit_id(unit: Unit) -> str:
+    """What joins all that is told of one file: 8 hexadecimal digits, the same for every try of this very file."""
+    text = f"{':'.join(map(str, unit.identity))}:{unit.path}"
+    return f"{crc32(os.fsencode(text)):08x}"
 
 
 def next_wait(attempts: int, interval: float, jitter: float) -> float:

@@ -21,10 +21,12 @@ from mistamover.unit import (
     State,
     Unit,
     Verdict,
+    attempts_before,
     batches,
     judge,
     looks_settled,
     next_wait,
+    unit_id,
 )
 
 calm = settings(max_examples=50, deadline=None)
@@ -317,3 +319,29 @@ def test_every_order_of_the_configuration_is_there() -> None:
     from mistamover.options import DataStream
 
     assert set(get_args(DataStream.model_fields["order"].annotation)) == ORDERS.keys()
+
+
+# -- what is told of a unit ----------------------------------------------------------------------------
+
+
+def test_a_unit_id_is_of_the_very_file() -> None:
+    first = unit_id(UNIT)
+    assert len(first) == 8
+    assert int(first, 16) >= 0
+    later = UNIT._replace(staged="00", digest="ab", proof="digest", attempt=3, is_update=True)
+    assert unit_id(later) == first
+    others = [UNIT._replace(path="other"), *(UNIT._replace(identity=other) for other in _others())]
+    assert len({first, *map(unit_id, others)}) == 7
+    assert unit_id(UNIT._replace(path="\udcff")) != unit_id(UNIT._replace(path="\udcfe"))
+
+
+def _others() -> list[Identity]:
+    return [IDENTITY._replace(**{name: 9}) for name in Identity._fields]
+
+
+@pytest.mark.parametrize(
+    ("known", "attempts"),
+    [(None, 0), (record(State.WAITING), 1), (record(State.WAITING, identity=IDENTITY._replace(ino=9)), 0)],
+)
+def test_failures_count_for_the_very_file(known: Record | None, attempts: int) -> None:
+    assert attempts_before(UNIT, known) == attempts

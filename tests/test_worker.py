@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +12,22 @@ from pathlib import Path
 import pytest
 
 from mistamover import config, worker
-from mistamover.errors import Exit, Held, LedgerError, MistamoverError, SpoolError, TargetDown, TargetRefused
+from mistamover.errors import (
+    Exit,
+    Held,
+    LedgerError,
+    MistamoverError,
+    SpoolError,
+    TargetDown,
+    TargetRefused,
+    UnitError,
+)
 from mistamover.lane import Lane
 from mistamover.log import Log
 from mistamover.options import Settings
 from mistamover.stream import Event, Kind, Stop, Stream, Summary
+from mistamover.transports.local import Local as LocalTransport
+from mistamover.unit import Unit
 from mistamover.worker import LONGEST_WAIT, REFUSED_WAIT, News, Ticker, Worker
 from tests.program import Local
 from tests.sshd import wait_for
@@ -334,6 +346,27 @@ def test_progress_never_shows_more_than_there_is(local: Local) -> None:
         assert progress is not None
         assert progress.bytes == 100
         stream.crew.lanes.clear()
+
+
+def test_a_delivery_tells_its_try_and_how_long_it_took(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    local.configure("retry_interval = 0")
+    local.put("file")
+    publish, failures = LocalTransport._publish, [TargetDown("down"), UnitError("no")]
+
+    def fails(self: LocalTransport, unit: Unit) -> None:
+        if failures:
+            raise failures.pop()
+        time.sleep(0.2)
+        publish(self, unit)
+
+    monkeypatch.setattr(LocalTransport, "_publish", fails)
+    events: list[Event] = []
+    with polling(local, events) as it:
+        wait_for(lambda: bool(it.total.counts[Kind.REMOVED]), "the delivery")
+    (delivered,) = [event for event in events if event.kind is Kind.DELIVERED]
+    assert delivered.unit is not None
+    assert delivered.unit.attempt == 3, "it failed once by its own fault and once by the target's"
+    assert 0.2 <= delivered.seconds < 10
 
 
 def test_a_ticker_ticks_once_more_at_the_end() -> None:
