@@ -427,6 +427,14 @@ def home_path(text: str) -> Path:
     return absolute_path(os.path.expanduser(text) if text.startswith("~/") else text)
 
 
+def path_below(text: str) -> str:
+    """Return the path of a file below some directory, which has no dot-names in it."""
+    parts = text.split("/")
+    if any(not part or part.startswith(".") for part in parts) or not text.isprintable():
+        raise ValueError
+    return text
+
+
 def file_name(text: str) -> str:
     """Return the name of a file without any directory."""
     if "/" in text or text in {".", ".."} or not text.isprintable() or len(os.fsencode(text)) > 255:

@@ -124,6 +124,16 @@ class View:
             ).fetchone()
         return row is not None
 
+    def has_ever_delivered(self, path: str) -> bool:
+        """Whether any version of this path was delivered, also if its source is gone. Reads the whole record."""
+        with self._explained():
+            row = self._db.execute(
+                "SELECT 1 FROM delivery WHERE path = ? AND target = ?"
+                " AND state IN ('delivered', 'removed') LIMIT 1",
+                (os.fsencode(path), self._target),
+            ).fetchone()
+        return row is not None
+
     def known(self, record: int) -> tuple[str, Identity, bool] | None:
         """Path, identity, and whether it was delivered, of the record with this number."""
         with self._explained():

@@ -158,6 +158,9 @@ TargetPath = Annotated[Path, Kind("absolute path", "an absolute path"), from_tex
 AbsolutePath = Annotated[Path, Kind("absolute path", "an absolute path"), from_text(ini.absolute_path)]
 HomePath = Annotated[Path, Kind("absolute path or ~/path", "an absolute path or ~/path"), from_text(ini.home_path)]
 FileName = Annotated[str, Kind("file name", "a file name without /"), from_text(ini.file_name)]
+PathBelow = Annotated[
+    str, Kind("path in the spool", "a path below the spool, without dot-names"), from_text(ini.path_below)
+]
 Secret = Annotated[SecretStr, Kind("secret", "one line of UTF-8 text"), from_text(ini.line)]
 StreamName = Annotated[
     str,
@@ -239,6 +242,14 @@ class DataStream(Section):
     order: Literal["oldest", "newest", "smallest", "largest"] = Field(
         "oldest",
         description="Which of the settled units go first; beyond 100,000 units, among so many at a time.",
+    )
+    completion_file: PathBelow | None = Field(
+        None,
+        description="The last unit of a stream that has an end, as a path in the spool: once it was delivered and "
+        "a pass leaves nothing to do, the stream is complete, and run ends.",
+    )
+    status: Annotated[Literal["running", "stopped", "complete"], from_text(str.lower)] = Field(
+        "running", description="A stream that is stopped or complete is not started. In upper or lower case."
     )
 
 

@@ -152,6 +152,8 @@ class Summary:
     error: MistamoverError | None = None
     """Why the target could not be used."""
     is_paused: bool = False
+    is_complete: bool = False
+    """Whether the last unit of a stream that has an end was delivered, and nothing is left."""
     is_interrupted: bool = False
     is_ended: bool = False
     """Whether it is of a run that has no end of its own and was ended as such a run is meant to be."""
@@ -164,8 +166,15 @@ class Summary:
         return sum(self.counts[kind] for kind in (*kinds, *again))
 
     @property
+    def leaves_nothing(self) -> bool:
+        """Whether a pass has seen the whole spool, and all that was in it is where it should be."""
+        return self.error is None and not (self.is_paused or self.is_interrupted or self.unfinished)
+
+    @property
     def exit(self) -> Exit:
         """What the command line answers."""
+        if self.is_complete:
+            return Exit.DONE
         if self.is_interrupted and not self.is_ended:
             return Exit.INTERRUPTED
         if self.error is not None:
@@ -497,6 +506,11 @@ class Stream:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
         self.crew.disconnect()
+
+    def has_delivered_last(self) -> bool:
+        """Whether the unit that is to be the last of all was ever delivered."""
+        last = self.settings.data_stream.completion_file
+        return last is not None and self._ledger.has_ever_delivered(last)
 
     def rest(self) -> None:
         """Log out between passes that have nothing to do."""

@@ -100,6 +100,9 @@ class Worker:
         self._target = target_name(settings)
         self._is_mirror = settings.outgoing.transfer_mode == "mirror"
         self._is_ignored = Ignored(settings.data_stream.ignore)
+        self._last_unit = settings.data_stream.completion_file
+        self._is_last_delivered: bool | None = None
+        """Whether the unit that is to be the last was; None until the record was asked."""
         self._sent_before = 0
         self._failures = 0
         self._trouble = ""
@@ -132,13 +135,28 @@ class Worker:
         while not self.stop.is_asked:
             try:
                 with self._opened() as stream:
-                    while not self.stop.is_asked:
-                        self._wait(stream, self._time_to_next(self.make_pass(stream, patient=False)))
+                    if self._make_passes(stream):
+                        return
             except (SpoolError, LedgerError) as error:
                 # The disk may be full, or not mounted for now; nothing was moved without a record.
                 self._tell_trouble(str(error))
                 self.stop.wait(self._growing_wait(), self._alive)
         self.total.is_interrupted, self.total.is_ended = True, self.stop.is_regular
+
+    def _make_passes(self, stream: Stream) -> bool:
+        """Pass after pass until we are to stop, or the stream is complete; gives whether it is."""
+        if self._is_last_delivered is None:
+            self._is_last_delivered = stream.has_delivered_last()
+        while not self.stop.is_asked:
+            # What was put there before the last unit is found by a pass that begins after that was delivered.
+            was_last_delivered = self._is_last_delivered
+            summary = self.make_pass(stream, patient=False)
+            if was_last_delivered and summary.leaves_nothing:
+                self.total.is_complete = True
+                self.log.tell(INFO, f"complete: {shown(self._last_unit or '')} was delivered, and nothing is left")
+                return True
+            self._wait(stream, self._time_to_next(summary))
+        return False
 
     def _opened(self) -> Stream:
         stream = Stream(self.settings, self._hear, self.stop, alive=self._alive, hang_timeout=self._hang_timeout)
@@ -239,6 +257,8 @@ class Worker:
         if kind is Kind.DELIVERED:
             if self._is_paused:
                 self._go_on()
+            if event.path == self._last_unit:
+                self._is_last_delivered = True
             if self._tells_units:
                 self._tell_delivery(event.unit)
         elif kind is not Kind.REMOVED and kind is not Kind.UNCHANGED and not self._write_down(event):

@@ -64,7 +64,7 @@ def _mistamover() -> None:
         2    usage or configuration
         3    the target cannot be reached, or refuses us
         4    somebody else holds the stream
-        5    paused by a stop file
+        5    paused by a stop file, or by its configuration
         130  interrupted
     """
 

@@ -54,7 +54,8 @@ def run(
 
     Exit codes: 0 all done or nothing to do; 1 some unit failed, waits or was set
     aside; 2 usage or configuration; 3 the target cannot be reached or refuses us;
-    4 somebody else holds the stream; 5 paused by a stop file; 130 interrupted.
+    4 somebody else holds the stream; 5 paused by a stop file, or not to run at all;
+    130 interrupted.
     """
     if verbose and quiet:
         raise click.UsageError("-v and -q exclude each other.")
@@ -62,6 +63,8 @@ def run(
         from mistamover.cli.dry_run import tell_plan
 
         return tell_plan(settings, as_json=as_json, quiet=quiet)
+    if settings.data_stream.status != "running":
+        return _tell_stopped(settings)
     from mistamover.log import Log
     from mistamover.stream import Stop
     from mistamover.worker import Worker, stop_on_signals
@@ -77,6 +80,15 @@ def run(
             if not quiet:
                 say_last(_last_line(worker))
     return leave(summary.exit)
+
+
+def _tell_stopped(settings: Settings) -> int:
+    from mistamover.errors import Exit
+    from mistamover.log import shown
+
+    status, path = settings.data_stream.status, shown(str(settings.path))
+    print(f"mistamover: {path}: [data_stream] status = {status}; set it to running to start it", file=sys.stderr)
+    return Exit.PAUSED
 
 
 def _console_level(*, verbose: bool, quiet: bool) -> int | None:
