@@ -26,6 +26,8 @@ from mistamover.unit import OWN_NAME, Identity, Unit
 TRASH = f"{OWN_NAME}/trash"
 QUARANTINE = f"{OWN_NAME}/quarantine"
 REASON = ".reason"
+TWINS = 64
+"""Files with several names that are held open at most while their names are removed."""
 LONGEST_NUMBER = 19
 """Digits of what SQLite takes for a number."""
 
@@ -45,6 +47,16 @@ class Skipped(NamedTuple):
     reason: str
     is_trouble: bool = False
     """Whether a person would miss what is in it."""
+
+
+class _Twin(NamedTuple):
+    """A file one name of which was removed while others are left."""
+
+    fd: int
+    """Open, with a lease that began before the file was last compared with what was sent."""
+    sent: Identity
+    left: Identity
+    """What it is now that our own removal has moved its ctime."""
 
 
 class Source:
@@ -179,6 +191,7 @@ class Spool:
         self._scanned = ""
         """The directory that the scan is in, or was in last."""
         self._trash: int | None = None
+        self._twins: dict[tuple[int, ...], _Twin] = {}
         # A writer that opens a file while we hold a lease on it makes the kernel send SIGIO, which kills.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGIO, signal.SIG_IGN)
@@ -192,6 +205,7 @@ class Spool:
     def close(self) -> None:
         """Give the lock back and let go of the directory."""
         self._below.forget()
+        self.let_go_of_twins()
         for fd in (self._trash, self._lock, self._root):
             if fd is not None:
                 os.close(fd)
@@ -331,7 +345,7 @@ class Spool:
             # While we hold the lease nobody begins to write: renaming moves the ctime, so that from then on it
             # does not tell any more whether the content changed.
             is_leased = fs.lease(fd)
-            if is_leased is False or Identity.of(os.fstat(fd)) != unit.identity:
+            if is_leased is False or not self._is_what_was_sent(Identity.of(os.fstat(fd)), unit.identity):
                 raise changed
             trash = self._trash_directory()
             captured = _captured(record, unit.path)
@@ -341,10 +355,39 @@ class Spool:
             else:
                 fs.rename_new(captured, trash, name, parent)
                 raise changed
+            if is_leased and self._keep_twin(fd, unit.identity):
+                fd = -1
         except OSError as error:
             raise _cannot_remove(error) from error
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
+
+    def _is_what_was_sent(self, found: Identity, sent: Identity) -> bool:
+        """Whether a file is the very one that was sent, or would be had we not removed another name of it."""
+        if found == sent:
+            return True
+        twin = self._twins.get(sent[:2])
+        return twin is not None and twin.sent == sent and twin.left == found and fs.has_lease(twin.fd)
+
+    def _keep_twin(self, fd: int, sent: Identity) -> bool:
+        """Keep the lease on a file that has more names: its ctime has moved, but nobody can have written.
+
+        Until :meth:`let_go_of_twins`, which the caller owes.
+        """
+        found = os.fstat(fd)
+        if not found.st_nlink or (len(self._twins) >= TWINS and sent[:2] not in self._twins):
+            return False
+        if (before := self._twins.pop(sent[:2], None)) is not None:
+            os.close(before.fd)
+        self._twins[sent[:2]] = _Twin(fd, sent, Identity.of(found))
+        return True
+
+    def let_go_of_twins(self) -> None:
+        """The names that were to be removed together are: from now on a ctime that moved counts as a change."""
+        for twin in self._twins.values():
+            os.close(twin.fd)
+        self._twins.clear()
 
     def _trash_directory(self) -> int:
         if self._trash is None:

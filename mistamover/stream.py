@@ -654,6 +654,7 @@ class Stream:
                 for unit, record in delivered[first : first + REMOVED_TOGETHER]:
                     if self._remove_one(unit, record):
                         removed.append(record)
+        self._spool.let_go_of_twins()
         self._ledger.removed(removed, time.time())
 
     def _remove_one(self, unit: Unit, record: int) -> bool:
@@ -701,6 +702,8 @@ class Stream:
             return
         except UnitError as error:
             reason = f"{reason}; and {error}"
+        else:
+            self._emptied.add(unit.path.rpartition("/")[0])
         self._tell(Event(Kind.QUARANTINED, unit.path, reason, unit))
 
     def _prune(self) -> None:

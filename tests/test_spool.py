@@ -470,6 +470,66 @@ def test_another_name_of_it_stays(directory: Path, spool: Spool) -> None:
     assert (directory / "other").read_bytes() == b"what is moved\n"
 
 
+def test_all_names_of_it_are_removed_together(directory: Path, spool: Spool) -> None:
+    path = write(directory / "a")
+    for name in ("b", "c"):
+        os.link(path, directory / name)
+    units = [the(spool, name) for name in "abc"]
+    before = len(os.listdir("/proc/self/fd"))
+    for number, unit in enumerate(units):
+        _let_the_clock_go_on(path if path.exists() else directory / "c")
+        spool.remove(unit, number)
+    spool.let_go_of_twins()
+    assert found(spool) == []
+    assert len(os.listdir("/proc/self/fd")) <= before + 1, "but for the trash"
+
+
+def test_when_its_names_are_not_removed_together_a_moved_ctime_is_a_change(directory: Path, spool: Spool) -> None:
+    os.link(write(directory / "a"), directory / "b")
+    units = [the(spool, name) for name in "ab"]
+    _let_the_clock_go_on(directory / "a")
+    spool.remove(units[0], 1)
+    spool.let_go_of_twins()
+    with pytest.raises(SourceMoved):
+        spool.remove(units[1], 2)
+
+
+def _begin_to_write(path: Path) -> None:
+    with pytest.raises(BlockingIOError):
+        os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+
+
+def _set_its_time(path: Path) -> None:
+    os.utime(path, (1, 1))
+
+
+@pytest.mark.parametrize("change", [_begin_to_write, _set_its_time, replace], ids=lambda change: change.__name__)
+def test_another_name_that_changed_in_between_survives(
+    directory: Path, spool: Spool, change: Callable[[Path], None]
+) -> None:
+    os.link(write(directory / "a"), directory / "b")
+    units = [the(spool, name) for name in "ab"]
+    _let_the_clock_go_on(directory / "a")
+    spool.remove(units[0], 1)
+    change(directory / "b")
+    with pytest.raises(SourceMoved):
+        spool.remove(units[1], 2)
+    spool.let_go_of_twins()
+    assert (directory / "b").exists()
+
+
+def test_without_a_lease_another_name_of_it_stays_for_now(
+    directory: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fs, "lease", lambda fd: None)
+    os.link(write(directory / "a"), directory / "b")
+    units = [the(spool, name) for name in "ab"]
+    _let_the_clock_go_on(directory / "a")
+    spool.remove(units[0], 1)
+    with pytest.raises(SourceMoved):
+        spool.remove(units[1], 2)
+
+
 @pytest.mark.parametrize("change", [_append, rewrite, replace], ids=lambda change: change.__name__)
 def test_what_changed_after_it_was_sent_survives(
     directory: Path, spool: Spool, change: Callable[[Path], None]

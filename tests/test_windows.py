@@ -220,6 +220,28 @@ def test_emptied_directories_are_removed_window_by_window(local: Local) -> None:
     assert [path.name for path in local.spool.iterdir()] == [".mistamover"]
 
 
+# -- odd units ---------------------------------------------------------------------------------------------
+
+
+def test_two_names_of_one_file_are_moved_in_one_pass(local: Local) -> None:
+    os.link(local.put("a"), local.spool / "b")
+    settled(local.spool / "b", 0.1)
+    with opened(local, []) as it:
+        summary = it.run_pass(patient=False)
+    assert (summary.counts[Kind.REMOVED], summary.counts[Kind.CHANGED]) == (2, 0)
+    assert local.names(local.target) == {"a", "b"}
+
+
+def test_a_directory_that_quarantine_empties_is_removed(local: Local) -> None:
+    local.put("a/b/taken")
+    local.put("a/b/taken", b"theirs", at=local.target)
+    for directory in (local.spool / "a/b", local.spool / "a"):
+        os.utime(directory, (1e9, 1e9))
+    with opened(local, []) as it:
+        assert it.run_pass(patient=False).counts[Kind.QUARANTINED] == 1
+    assert not (local.spool / "a").exists()
+
+
 # -- what is told ------------------------------------------------------------------------------------------
 
 
