@@ -216,7 +216,9 @@ class Global(Section):
         None, description="The directory in which streams without a directory of their own have their spools."
     )
     general_poll_interval: Seconds = Field(
-        3.0, gt=0, description="How long run waits between two passes over a spool."
+        3.0,
+        gt=0,
+        description="How long run waits between two passes over a spool, at most; units may be found sooner.",
     )
 
 

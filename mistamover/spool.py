@@ -239,10 +239,14 @@ class Spool:
     # -- find ------------------------------------------------------------------------------------------
 
     def scan(
-        self, ignored: Callable[[str], bool], skip: Callable[[Skipped], None] = lambda _: None
+        self,
+        ignored: Callable[[str], bool],
+        skip: Callable[[Skipped], None] = lambda _: None,
+        enter: Callable[[str, int], None] = lambda _path, _fd: None,
     ) -> Iterator[Unit]:
         """Yield every file below the spool that is a unit; what else is there goes to ``skip``.
 
+        ``enter`` is told of each directory before it is looked through, with a descriptor that is the scan's.
         Units may be removed while it goes on. What appears meanwhile may be yielded, or not.
         """
         self._mtimes.clear()
@@ -252,7 +256,10 @@ class Spool:
             while directories:
                 path = directories.pop()
                 try:
-                    yield from self._enter(below, path, ignored, skip, directories)
+                    fd = below.directory(path)
+                    if self._may_enter(fd, path, skip):
+                        enter(path, fd)
+                        yield from self._scan_directory(fd, path, ignored, skip, directories)
                 except FileNotFoundError:
                     continue
                 except OSError as error:
@@ -262,22 +269,18 @@ class Spool:
         finally:
             below.forget()
 
-    def _enter(
-        self,
-        below: fs.Below,
-        path: str,
-        ignored: Callable[[str], bool],
-        skip: Callable[[Skipped], None],
-        directories: list[str],
-    ) -> Iterator[Unit]:
-        fd = below.directory(path)
+    def _may_enter(self, fd: int, path: str, skip: Callable[[Skipped], None]) -> bool:
         found = os.fstat(fd)
         self._scanned = path
         self._mtimes[path] = found.st_mtime
         if found.st_dev != self._device and not self._mirror:
             skip(Skipped(path, "is on another file system; give it a stream of its own", is_trouble=True))
-            return
-        yield from self._scan_directory(fd, path, ignored, skip, directories)
+            return False
+        return True
+
+    def enter_top(self, enter: Callable[[str, int], None]) -> None:
+        """Tell ``enter`` of the spool itself, as a scan would."""
+        enter("", self._root)
 
     @staticmethod
     def _scan_directory(

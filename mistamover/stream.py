@@ -54,6 +54,7 @@ from mistamover.unit import (
     next_wait,
     settles_in,
 )
+from mistamover.watch import Watch
 
 FIRST_LANES = 2
 """Lanes that begin: while one waits for the far side's proof, the other sends."""
@@ -147,6 +148,8 @@ class Summary:
     """When the first of the units that still settle will have done so, on the monotonic clock."""
     delivered_bytes: int = 0
     seconds: float = 0.0
+    scanning: float = 0.0
+    """Seconds of these in which it looked through the spool."""
     settling: float = 0.0
     """Seconds of these in which it only waited for units to settle."""
     error: MistamoverError | None = None
@@ -217,12 +220,12 @@ class Stop:
             self.listen(min(left, BREATH))
             breathe()
 
-    def listen(self, seconds: float, fd: int | None = None) -> None:
-        """Sleep until we are asked to stop, or there is something to read from ``fd``, or the time is over."""
+    def listen(self, seconds: float, fd: int | None = None) -> bool:
+        """Sleep until we are asked to stop, or there is something to read from ``fd``, which gives True."""
         poll = select.poll()
         for each in {self._bell, self._bell if fd is None else fd}:
             poll.register(each, select.POLLIN)
-        poll.poll(ceil(seconds * 1000))
+        return any(ready == fd for ready, _ in poll.poll(ceil(seconds * 1000)))
 
 
 def state_directory(settings: Settings) -> Path:
@@ -244,6 +247,8 @@ def target_name(settings: Settings) -> str:
 class Stream:
     """A stream that this process holds: its spool, its ledger, its lanes.
 
+    ``watch``, if there is one, is shown the directories of the spool, and stays its owner's.
+
     ``alive`` is called by the thread that makes passes, about twice a second while it works or waits. It is not
     called any more once a lane has not moved for ``hang_timeout`` seconds.
     """
@@ -256,6 +261,7 @@ class Stream:
         *,
         alive: Callable[[], None] = nothing,
         hang_timeout: float = inf,
+        watch: Watch | None = None,
     ) -> None:
         self.settings = settings
         self.summary = Summary()
@@ -267,6 +273,7 @@ class Stream:
         """Whether the next pass tries units that failed before, without waiting for their time."""
         self._report = report
         self._stop = stop or Stop()
+        self._watch = watch
         self._alive = alive
         self._hang_timeout = hang_timeout
         self._next_breath = 0.0
@@ -320,15 +327,18 @@ class Stream:
         began = time.monotonic()
         self.summary = Summary()
         self._full = None
+        self._working = 0.0
         try:
             self._pass(patient)
         finally:
             self.tries_waiting = False
             self.summary.seconds = time.monotonic() - began
+            self.summary.scanning = self.summary.seconds - self._working
             self.summary.is_interrupted = self._stop.is_asked
         return self.summary
 
     def _pass(self, patient: bool) -> None:
+        self._begin_to_watch()
         if self._is_paused():
             return
         window = Window()
@@ -344,8 +354,15 @@ class Stream:
                 self._spool.forget_finished()
         else:
             self._watched = self._still_watched
+            if self._watch is not None:
+                self._watch.end()
             self._work_off(window, patient=patient, is_last=True)
         self._prune()
+
+    def _begin_to_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.begin()
+            self._spool.enter_top(self._watch.enter)
 
     def _note_found(self, unit: Unit) -> None:
         self.summary.found += 1
@@ -365,6 +382,13 @@ class Stream:
 
     def _work_off(self, window: Window, *, patient: bool, is_last: bool = False) -> bool:
         """Deal with what was collected; gives whether the pass may go on."""
+        began = time.monotonic()
+        try:
+            return self._deal_with(window, patient=patient, is_last=is_last)
+        finally:
+            self._working += time.monotonic() - began
+
+    def _deal_with(self, window: Window, *, patient: bool, is_last: bool) -> bool:
         if window.delivered:
             self._remove(window.delivered)
             window.delivered.clear()
@@ -415,7 +439,8 @@ class Stream:
         """Scan; yield the units to be sent, note those whose removal is missing, and answer for all others."""
         now = time.time()
         may_be_there = self._mirror and self._ledger.is_empty
-        for unit in self._spool.scan(self._ignored, self._skip):
+        enter = _unwatched if self._watch is None else self._watch.enter
+        for unit in self._spool.scan(self._ignored, self._skip, enter):
             self.breathe()
             record = self._ledger.record(unit.path)
             verdict = judge(unit, record, mirror=self._mirror, now=now)
@@ -459,10 +484,10 @@ class Stream:
         if since is None:
             return left
         if (left := min(left, since + settle_time - now)) > 0:
-            self._watch(unit, since)
+            self._keep_watching(unit, since)
         return max(left, 0.0)
 
-    def _watch(self, unit: Unit, since: float) -> None:
+    def _keep_watching(self, unit: Unit, since: float) -> None:
         """Remember for the next pass since when a unit is unchanged, if there is room."""
         key = unit.path, unit.identity
         if key in self._watched or max(len(self._watched), len(self._still_watched)) < WATCHED:
@@ -664,6 +689,8 @@ class Stream:
         except SourceGone:
             return True  # somebody else removed it; the target has it
         except SourceMoved as error:
+            if self._watch is not None:
+                self._watch.expect(unit.path)
             self._tell(Event(Kind.CHANGED, unit.path, str(error), unit))
             return False
         except UnitError as error:
@@ -711,6 +738,10 @@ class Stream:
             settle_time = self.settings.data_stream.settle_time
             again = self._spool.prune(self._emptied - {""}, settle_time, time.time())
             self._emptied = set(islice(again, WINDOW))
+
+
+def _unwatched(_path: str, _fd: int) -> None:
+    """Nobody watches a directory that the scan goes through."""
 
 
 def _keep_smaller(waiting: deque[list[Unit]], size: int) -> None:

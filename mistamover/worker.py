@@ -19,8 +19,9 @@ from typing import NamedTuple, Self
 from mistamover.errors import Exit, LedgerError, MistamoverError, SpoolError, TargetRefused
 from mistamover.log import Log, duration, files, shown, size
 from mistamover.options import Settings
-from mistamover.stream import Event, Kind, Report, Stop, Stream, Summary, nothing, target_name
+from mistamover.stream import BREATH, Event, Kind, Report, Stop, Stream, Summary, nothing, target_name
 from mistamover.unit import Ignored, next_wait
+from mistamover.watch import Watch
 
 REST_AFTER = 60.0
 """Seconds without work after which the lanes log out."""
@@ -28,6 +29,10 @@ LONGEST_WAIT = 600.0
 """Seconds after which the doubling of the wait for a target, a spool or a ledger stops."""
 REFUSED_WAIT = 300.0
 """Seconds at least until a target that refused us is asked again: a person has to act first."""
+PAUSE = 0.2
+"""Seconds at least between a pass and one that something in the spool causes, unless passes are wanted faster."""
+GATHER = 0.02
+"""Seconds in which events gather."""
 REMEMBERED = 50_000
 """Events of one kind at most of which is known that they were told."""
 TICK = 1.0
@@ -94,8 +99,8 @@ class Worker:
         self._is_paused = False
         """Whether the last pass was, and nothing has happened since."""
         self._news = News()
-        self._is_crowded = False
-        """Whether the last pass had more to tell than can be told one by one."""
+        self._crowded: set[Kind] = set()
+        """Of which kinds the last pass had more events than can be told one by one."""
         self._tells_units = log.tells_units
         self._target = target_name(settings)
         self._is_mirror = settings.outgoing.transfer_mode == "mirror"
@@ -106,6 +111,8 @@ class Worker:
         self._sent_before = 0
         self._failures = 0
         self._trouble = ""
+        self._is_blind = False
+        """Whether it was told that not all of the spool can be watched."""
         self._last_work = time.monotonic()
         self._next_progress = time.monotonic() + PROGRESS_EVERY
 
@@ -134,8 +141,8 @@ class Worker:
     def _poll(self) -> None:
         while not self.stop.is_asked:
             try:
-                with self._opened() as stream:
-                    if self._make_passes(stream):
+                with self._watching() as watch, self._opened(watch) as stream:
+                    if self._make_passes(stream, watch):
                         return
             except (SpoolError, LedgerError) as error:
                 # The disk may be full, or not mounted for now; nothing was moved without a record.
@@ -143,23 +150,36 @@ class Worker:
                 self.stop.wait(self._growing_wait(), self._alive)
         self.total.is_interrupted, self.total.is_ended = True, self.stop.is_regular
 
-    def _make_passes(self, stream: Stream) -> bool:
+    def _make_passes(self, stream: Stream, watch: Watch) -> bool:
         """Pass after pass until we are to stop, or the stream is complete; gives whether it is."""
         if self._is_last_delivered is None:
             self._is_last_delivered = stream.has_delivered_last()
         while not self.stop.is_asked:
             # What was put there before the last unit is found by a pass that begins after that was delivered.
             was_last_delivered = self._is_last_delivered
+            began = time.monotonic()
             summary = self.make_pass(stream, patient=False)
             if was_last_delivered and summary.leaves_nothing:
                 self.total.is_complete = True
                 self.log.tell(INFO, f"complete: {shown(self._last_unit or '')} was delivered, and nothing is left")
                 return True
-            self._wait(stream, self._time_to_next(summary))
+            self._wait(stream, watch, summary, began)
         return False
 
-    def _opened(self) -> Stream:
-        stream = Stream(self.settings, self._hear, self.stop, alive=self._alive, hang_timeout=self._hang_timeout)
+    def _watching(self) -> Watch:
+        return Watch(self._is_ignored, self.settings.incoming.stop_file, self._note_blindness)
+
+    def _note_blindness(self, reason: str) -> None:
+        """Not all of the spool can be watched: units are found later, and that is all."""
+        if not self._is_blind:
+            self._is_blind = True
+            every = duration(self.settings.global_.general_poll_interval)
+            self.log.tell(INFO, f"the spool is looked through every {every}; it cannot be watched: {reason}")
+
+    def _opened(self, watch: Watch | None = None) -> Stream:
+        stream = Stream(
+            self.settings, self._hear, self.stop, alive=self._alive, hang_timeout=self._hang_timeout, watch=watch
+        )
         stream.tries_waiting, self._now = self._now, False
         return stream
 
@@ -181,10 +201,12 @@ class Worker:
         return summary
 
     def _tell_untold(self) -> None:
-        """Say how many events were too many for a line each, when that begins."""
-        if self._news.untold and self._news.is_endless and not self._is_crowded:
-            self.log.tell(WARNING, f"too many to be told one by one: {self._news.untold:,} more like these")
-        self._is_crowded = bool(self._news.untold)
+        """Say of how many events no line tells, since they are too many, when that begins."""
+        if self._news.is_endless:
+            for kind in self._news.untold.keys() - self._crowded:
+                level, what = _LINES.get(kind, (INFO, ""))
+                self.log.tell(level, f"{what}{self._news.untold[kind]:,} more, too many for a line each")
+        self._crowded = set(self._news.untold)
 
     def _note_pause(self, summary: Summary) -> None:
         if summary.is_paused:
@@ -244,10 +266,33 @@ class Worker:
     def _is_paused_here(self) -> bool:
         return os.path.lexists(self.settings.data_stream.directory / self.settings.incoming.stop_file)
 
-    def _wait(self, stream: Stream, seconds: float) -> None:
+    def _wait(self, stream: Stream, watch: Watch, summary: Summary, began: float) -> None:
+        """Wait for the next pass, after one that began at ``began`` (monotonic clock)."""
+        seconds = self._time_to_next(summary)
         if time.monotonic() - self._last_work + seconds >= REST_AFTER:
             stream.rest()
-        self.stop.wait(seconds, stream.breathe)
+        if summary.error is None and (not summary.is_paused or self._is_paused_here()):
+            self._listen(stream, watch, summary, began, time.monotonic() + seconds)
+        else:
+            self.stop.wait(seconds, stream.breathe)
+
+    def _listen(self, stream: Stream, watch: Watch, summary: Summary, began: float, until: float) -> None:
+        """Sleep ``until`` then, or until units may have settled; but never shorter than it takes to look."""
+        settle_time = inf if summary.is_paused else self.settings.data_stream.settle_time
+        now = time.monotonic()
+        soonest = now + max(PAUSE, summary.scanning)
+        until = min(until, max(soonest, summary.settles_at + 0.01))
+        since = began
+        while not self.stop.is_asked:
+            until = min(until, max(soonest, watch.due(since, settle_time)))
+            if (now := time.monotonic()) >= until:
+                return
+            is_told = self.stop.listen(min(BREATH, until - now), watch.fd if until > soonest else None)
+            since = time.monotonic()
+            if is_told:
+                # Events that are no news must not keep us busy: they may gather for a moment.
+                self.stop.listen(GATHER)
+            stream.breathe()
 
     # -- what is told ------------------------------------------------------------------------------------
 
@@ -341,7 +386,7 @@ class News:
     """
 
     def __init__(self, *, is_endless: bool = True) -> None:
-        self.untold = 0
+        self.untold: Counter[Kind] = Counter()
         """How many events of this pass were too many to be told."""
         self.is_endless = is_endless
         self._now: dict[Kind, set[int]] = {}
@@ -354,7 +399,7 @@ class News:
         before = self._before.get(event.kind, set())
         is_new = told not in now and told not in before
         if is_new and max(len(now), len(before)) >= REMEMBERED:
-            self.untold += 1
+            self.untold[event.kind] += 1
             return not self.is_endless
         now.add(told)
         return is_new
@@ -370,7 +415,7 @@ class News:
             now = self._now.setdefault(kind, set())
             now.update(islice(before, max(0, REMEMBERED - len(now))))
         self._before, self._now = self._now, {}
-        self.untold = 0
+        self.untold.clear()
 
 
 class Ticker:

@@ -30,6 +30,7 @@ FLOORS = {
     "config": 1,
     "describe": 1,
     "spool": 1,
+    "watch": 1,
     "ledger": 1,
     "disk": 1,
     "alert": 1,
