@@ -71,8 +71,8 @@ REMOVED_AT_ONCE = 10_000
 """Sources that earlier passes had to leave, and that are removed before the scan goes on."""
 PARKING_TIME = 2.0
 """Seconds after which a lane that did not leave its file is cut off: a slow line needs minutes for its buffers."""
-BREATH = 0.5
-"""Seconds between two signs that we are alive."""
+BREATH = 0.8
+"""Seconds between two signs that we are alive, or a moment more."""
 GLANCE = 0.2
 """Seconds between two looks at whether we are to stop."""
 
@@ -213,12 +213,14 @@ class Stop:
         self.is_asked = True
         os.eventfd_write(self._bell, 1)  # never taken back: once asked, nobody sleeps any more
 
-    def wait(self, seconds: float, breathe: Callable[[], None] = nothing) -> None:
-        """Sleep, unless and until we are asked to stop; ``breathe`` is called meanwhile, each half second."""
+    def wait(self, seconds: float, breathe: Callable[[], float] = lambda: BREATH) -> None:
+        """Sleep, unless and until we are asked to stop.
+
+        ``breathe`` is called meanwhile, each time after as many seconds as it gave.
+        """
         until = time.monotonic() + seconds
         while not self.is_asked and (left := until - time.monotonic()) > 0:
-            self.listen(min(left, BREATH))
-            breathe()
+            self.listen(min(left, breathe()))
 
     def listen(self, seconds: float, fd: int | None = None) -> bool:
         """Sleep until we are asked to stop, or there is something to read from ``fd``, which gives True."""
@@ -249,7 +251,7 @@ class Stream:
 
     ``watch``, if there is one, is shown the directories of the spool, and stays its owner's.
 
-    ``alive`` is called by the thread that makes passes, about twice a second while it works or waits. It is not
+    ``alive`` is called by the thread that makes passes, about once a second while it works or waits. It is not
     called any more once a lane has not moved for ``hang_timeout`` seconds.
     """
 
@@ -313,12 +315,18 @@ class Stream:
         self._ledger.close()
         self._spool.close()
 
-    def breathe(self) -> None:
-        """Say that we are alive, unless a lane hangs. Costs next to nothing: it may be called for each unit."""
+    def breathe(self) -> float:
+        """Say that we are alive, unless a lane hangs; gives the seconds until that is due again.
+
+        Costs next to nothing: it may be called for each unit.
+        """
         now = time.monotonic()
-        if now >= self._next_breath and not self.crew.hangs(now - self._hang_timeout):
+        if now >= self._next_breath:
+            if self.crew.hangs(now - self._hang_timeout):
+                return GLANCE
             self._next_breath = now + BREATH
             self._alive()
+        return self._next_breath - now
 
     # -- a pass ------------------------------------------------------------------------------------------
 

@@ -120,9 +120,8 @@ class Worker:
         """Make one patient pass, or passes until somebody asks us to stop."""
         self.log.tell(INFO, _intention(self.settings))
         try:
-            with Ticker(self._tick):
-                self._news.is_endless = not once
-                self._once() if once else self._poll()
+            self._news.is_endless = not once
+            self._once() if once else self._poll()
         except MistamoverError as error:
             self.log.note(ERROR, str(error))
             raise
@@ -147,7 +146,7 @@ class Worker:
             except (SpoolError, LedgerError) as error:
                 # The disk may be full, or not mounted for now; nothing was moved without a record.
                 self._tell_trouble(str(error))
-                self.stop.wait(self._growing_wait(), self._alive)
+                self.stop.wait(self._growing_wait(), self._breathe)
         self.total.is_interrupted, self.total.is_ended = True, self.stop.is_regular
 
     def _make_passes(self, stream: Stream, watch: Watch) -> bool:
@@ -178,7 +177,7 @@ class Worker:
 
     def _opened(self, watch: Watch | None = None) -> Stream:
         stream = Stream(
-            self.settings, self._hear, self.stop, alive=self._alive, hang_timeout=self._hang_timeout, watch=watch
+            self.settings, self._hear, self.stop, alive=self._live, hang_timeout=self._hang_timeout, watch=watch
         )
         stream.tries_waiting, self._now = self._now, False
         return stream
@@ -287,12 +286,12 @@ class Worker:
             until = min(until, max(soonest, watch.due(since, settle_time)))
             if (now := time.monotonic()) >= until:
                 return
-            is_told = self.stop.listen(min(BREATH, until - now), watch.fd if until > soonest else None)
+            pause = min(stream.breathe(), until - now)
+            is_told = self.stop.listen(pause, watch.fd if until > soonest else None)
             since = time.monotonic()
             if is_told:
                 # Events that are no news must not keep us busy: they may gather for a moment.
                 self.stop.listen(GATHER)
-            stream.breathe()
 
     # -- what is told ------------------------------------------------------------------------------------
 
@@ -364,6 +363,14 @@ class Worker:
         return Progress(
             summary.counts[Kind.DELIVERED], summary.found, done, summary.found_bytes, [lane.stage for lane in lanes]
         )
+
+    def _live(self) -> None:
+        self._tick()
+        self._alive()
+
+    def _breathe(self) -> float:
+        self._live()
+        return BREATH
 
     def _tick(self) -> None:
         self.log.flush()

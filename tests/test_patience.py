@@ -220,7 +220,7 @@ def test_it_lives_while_units_settle(local: Local) -> None:
     pulse = Pulse()
     with Stream(config.load(local.ini, environ={}), alive=pulse) as it:
         assert it.run_pass(patient=True).counts[Kind.DELIVERED] == 1
-    assert pulse.longest_gap() < 1
+    assert pulse.longest_gap() < 1.3
 
 
 def test_it_lives_while_it_scans(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +253,7 @@ def test_it_lives_while_it_records(local: Local, monkeypatch: pytest.MonkeyPatch
     pulse = Pulse()
     with Stream(config.load(local.ini, environ={}), alive=pulse) as it:
         assert it.run_pass(patient=False).counts[Kind.WAITING] == 5
-    assert pulse.longest_gap() < 1
+    assert pulse.longest_gap() < 1.3
 
 
 @pytest.mark.parametrize(("is_moving", "lives"), [(True, True), (False, False)])
@@ -307,5 +307,5 @@ def test_a_worker_lives_between_its_passes(local: Local, monkeypatch: pytest.Mon
         timer.start()
         with suppress(UnitError):
             it.run(once=False)
-    assert pulse.longest_gap() < 1
+    assert pulse.longest_gap() < 1.3
     assert len(pulse.times) > 3

@@ -72,7 +72,7 @@ def test_several_windows_deliver_all(local: Local, monkeypatch: pytest.MonkeyPat
         # What settles in the middle of a window is written to again before we look at it for the second time.
         sleep = it._stop.wait
 
-        def disturbed(seconds: float, breathe: Callable[[], None]) -> None:
+        def disturbed(seconds: float, breathe: Callable[[], float]) -> None:
             sleep(seconds, breathe)
             changing.write_bytes(b"more")
 
