@@ -1,10 +1,11 @@
 #!/bin/sh
-# Installs Debian packages where they are missing: by default those that the tests talk to.
+# Installs Debian packages where they are missing: by default those that the tests talk to or try our files with.
 # Never fails: where it may not install, the tests say what they lack.
 #   servers.sh [PACKAGE ...]
 set -u
 [ $# -gt 0 ] || set -- openssh-server openssh-client rsync strace openssl xxhash \
-    proftpd-core proftpd-mod-crypto libwrap0 vsftpd
+    proftpd-core proftpd-mod-crypto libwrap0 vsftpd \
+    systemd logrotate shellcheck
 policy=/usr/sbin/policy-rc.d
 own=$(dirname "$0")/../.venv/servers
 

@@ -26,6 +26,9 @@ PACKAGES = {
     "proftpd": "proftpd-core",
     "vsftpd": "vsftpd",
     "chpasswd": "passwd",
+    "systemd-analyze": "systemd",
+    "systemd-sysusers": "systemd",
+    "systemd-tmpfiles": "systemd",
 }
 REASON = "needs "
 """What each reason begins with."""
