@@ -217,14 +217,13 @@ FAILED, USAGE, NOT_INSTALLED, NOT_CONFIGURED, NOT_RUNNING = 1, 2, 5, 6, 7
 STAND_IN = r"""#!/bin/sh
 # Stands in for the program: "start" answers what the file "answer" says.
 top=$(dirname "$0")
-printf '%s\n' "$*" >>"$top/calls"
-{ id -un; pwd; umask; echo "$SHELL"; grep ^CapEff: /proc/self/status | cut -f2; } >"$top/as"
 case $1 in
     start)
+        { id -un; pwd; umask; echo "$SHELL"; grep ^CapEff: /proc/self/status | cut -f2; } >"$top/as"
         read -r code <"$top/answer"
         case $code in 0 | 1)
             setsid "$0" hold >/dev/null 2>&1 </dev/null &
-            echo $! >"$top/run/mistamover.pid" ;;
+            while [ ! -s "$top/run/mistamover.pid" ]; do sleep 0.01; done ;;
         esac
         exit "$code" ;;
     stop)
@@ -232,7 +231,9 @@ case $1 in
             kill "$(cat "$top/run/mistamover.pid")"
             rm "$top/run/mistamover.pid"
         fi ;;
-    hold) while sleep 0.1; do :; done ;;
+    hold)
+        echo $$ >"$top/run/mistamover.pid"
+        while sleep 0.1; do :; done ;;
 esac
 """
 
