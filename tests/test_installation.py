@@ -371,10 +371,11 @@ def test_what_is_missing_has_a_code(service: Service, setting: dict[str, str], c
     service.set(**right)
 
 
-@pytest.mark.needs("setpriv")
+@pytest.mark.needs("setpriv", "usermod")
 def test_root_starts_it_as_its_user_with_the_right_to_ask_for_leases(account: Account) -> None:
     place = account.home
     program = stand_in(place)
+    subprocess.run(["usermod", "--shell", "/usr/sbin/nologin", account.name], check=True, timeout=DEADLINE)
     service = Service(place, program, user=account.name)
     shutil.chown(place / "answer", account.name)
     assert service.code("start") == 0

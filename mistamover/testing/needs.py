@@ -23,6 +23,7 @@ PACKAGES = {
     "ssh-keygen": "openssh-client",
     "setpriv": "util-linux",
     "useradd": "passwd",
+    "usermod": "passwd",
     "proftpd": "proftpd-core",
     "vsftpd": "vsftpd",
     "chpasswd": "passwd",
