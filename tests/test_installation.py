@@ -353,7 +353,8 @@ def test_answers_of_the_program_become_those_of_the_lsb(
 
 
 def test_a_pid_file_elsewhere_is_told(service: Service) -> None:
-    service.set(DAEMON=service.program, DAEMON_USER=service.user, CONFIG=service.config, PIDFILE="/nowhere/x.pid")
+    elsewhere = service.top / "elsewhere/mistamover.pid"
+    service.set(DAEMON=service.program, DAEMON_USER=service.user, CONFIG=service.config, PIDFILE=elsewhere)
     service.pid_file.parent.mkdir()
     result = service("start")
     assert result.code == FAILED
