@@ -170,10 +170,8 @@ class TestHostKeys:
 
 @pytest.mark.needs("sshd", "ssh")
 class TestLogIns:
-    @pytest.mark.parametrize(
-        ("connector", "tries"),
-        [("openssh", 6), ("paramiko", 6), ("openssh", 1)],  # paramiko does not tell why it was cut off
-    )
+    @connectors
+    @pytest.mark.parametrize("tries", [6, 1])
     def test_a_wrong_key_is_refused_and_not_tried_again(
         self, start_sshd: StartSshd, log_in: LogIn, tmp_path: Path, connector: str, tries: int
     ) -> None:
@@ -182,6 +180,7 @@ class TestLogIns:
         with pytest.raises(TargetRefused, match="log-in refused") as caught:
             log_in(server, connector, key_file=str(tmp_path / "stranger"))
         assert not caught.value.retry
+        assert server.log.read_text().count("Connection from") == 1
         assert "\n" not in str(caught.value)
         command = commands(caught.value, after="authorized_keys:")
         assert f"-p {server.port}" in command
@@ -277,6 +276,17 @@ class TestPasswords:
             log_in(server, "paramiko", password="xyzzy-plugh")
         assert "xyzzy" not in str(caught.value)
         assert "xyzzy" not in repr(caught.value.__cause__)
+
+    def test_a_host_that_heard_too_many_wrong_keys_and_passwords_is_not_down(
+        self, start_sshd: StartSshd, account: Account, log_in: LogIn
+    ) -> None:
+        """The wrong key uses up the one try; the password that follows finds no connection any more."""
+        server = start_sshd(account=account, extra=("MaxAuthTries 1", "LogLevel VERBOSE"))
+        server.key_file.unlink()
+        make_key(server.key_file)
+        with pytest.raises(TargetRefused, match="log-in refused"):
+            log_in(server, "paramiko", password="xyzzy-plugh")
+        assert server.log.read_text().count("Connection from") == 1
 
 
 # -- hosts that are not there --------------------------------------------------------------------------

@@ -18,8 +18,8 @@ import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
@@ -36,6 +36,8 @@ READ_SIZE = 2**18
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 """First choice: with the AES instructions of today's CPUs they cost a fraction of the others."""
 KEEPALIVE = 15
+TOO_MANY_FAILURES = "Too many authentication failures"
+"""How OpenSSH's server ends a connection after ``MaxAuthTries`` refused log-ins."""
 LANES_PER_LOG_IN = 2
 """A log-in costs 0.2 s of a processor at both ends; a connection carries no more than one can encrypt."""
 
@@ -417,7 +419,7 @@ def explain_ssh(messages: str, settings: Settings) -> MistamoverError:
         return TargetRefused(changed_key(settings))
     if "Host key verification failed" in messages:
         return TargetRefused(unknown_key(settings))
-    if "Permission denied (" in messages or "Too many authentication failures" in messages:
+    if "Permission denied (" in messages or TOO_MANY_FAILURES in messages:
         return TargetRefused(refused_login(settings))
     if "subsystem request failed" in messages:
         return TargetRefused(f"{host}: the server offers no SFTP; ask its administrator for the sftp subsystem")
@@ -520,7 +522,7 @@ class Paramiko(Connection):
     def _log_in(self) -> None:
         sftp = self._settings.sftp
         self._look_at_key()
-        with _Explained(self._settings):
+        with _Explained(self._settings), self._refused_by_farewell():
             self._load_known_hosts()
             self._client.connect(
                 str(self._settings.outgoing.target_host),
@@ -539,6 +541,20 @@ class Paramiko(Connection):
             transport = self._client.get_transport()
             if transport is not None:
                 transport.set_keepalive(KEEPALIVE)
+
+    @contextmanager
+    def _refused_by_farewell(self) -> Iterator[None]:
+        """Tell a host that has heard too many wrong keys and passwords from one that is down.
+
+        Paramiko drops the last words of such a host: to it the connection just ended, or never was.
+        """
+        try:
+            yield
+        except Exception as error:
+            transport = self._client.get_transport()
+            if getattr(transport, "is_refused", False):
+                raise TargetRefused(refused_login(self._settings)) from error
+            raise
 
     def _look_at_key(self) -> None:
         """Paramiko says of a bad key what it says of a bad connection."""
@@ -576,7 +592,15 @@ def _transport(*args: Any, **kwargs: Any) -> paramiko.Transport:
     """A transport that offers no weak algorithm and the quickest cipher first."""
     import paramiko
 
-    transport = paramiko.Transport(*args, **kwargs)
+    class Transport(paramiko.Transport):
+        is_refused = False
+
+        def _parse_disconnect(self, m: paramiko.Message) -> None:
+            """Take the last words of the far side: a number and a text (RFC 4253, 11.1)."""
+            m.get_int()
+            self.is_refused = TOO_MANY_FAILURES in m.get_text()
+
+    transport = Transport(*args, **kwargs)
     # Else a small packet waits until the last one was acknowledged, which the far side delays by 40 ms.
     if isinstance(transport.sock, socket.socket):
         transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
