@@ -21,6 +21,9 @@ from mistamover.options import Settings
 from mistamover.spool import Spool
 from mistamover.unit import OWN_NAME, Outcome, Unit
 
+LONGEST_NAME = 255
+"""In bytes, on every file system that we know of."""
+
 
 class Proof(str, Enum):
     """How it is shown that the target holds the bytes that were read at the source, strongest first."""
@@ -207,3 +210,13 @@ def _room(what: str, amount: int, least: int, enough: int, remedy: str) -> Findi
 def taken() -> NameTaken:
     """The error of a unit whose name is another file's at the target."""
     return NameTaken("the target holds another file of that name; it was left as it is")
+
+
+def is_file_name(name: bytes) -> bool:
+    """Whether what a listing says is a name in that directory, and no way out of it."""
+    return b"/" not in name and name not in (b"", b".", b"..") and len(name) <= LONGEST_NAME
+
+
+def endless_listing(place: str) -> TargetRefused:
+    """The error of a server that never comes to the end of a directory."""
+    return TargetRefused(f"{place}: its listing does not end; look at what is in it, and at that server")

@@ -27,7 +27,16 @@ from mistamover.errors import (
 )
 from mistamover.options import Ftp as FtpOptions
 from mistamover.spool import Source
-from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, taken
+from mistamover.transports.contract import (
+    Capabilities,
+    Finding,
+    Level,
+    Proof,
+    Transport,
+    endless_listing,
+    is_file_name,
+    taken,
+)
 from mistamover.transports.ftp_client import FtpClient, Reply, Then, Transfer, log_in
 from mistamover.transports.ftp_digests import choose_digests, hasher
 from mistamover.transports.parents import Stands, directory, make_parents, parents, within_directories
@@ -57,6 +66,8 @@ MOST_ASKED = 4500
 """Digests that a session is asked for; ProFTPD remembers 10,000, one of each file that it receives among them."""
 FOR_ALL = 0o644
 """The permissions that servers give: only where those of the source are others they are told so."""
+MOST_LISTED = 2**25
+"""Bytes of a listing of the staging directory: far more than we ever leave there."""
 LAST_YEAR = 253402300799
 """The last second that fourteen digits can say (RFC 3659, 2.3)."""
 
@@ -250,19 +261,22 @@ class Ftp(Transport):
         self._enter_staging()
         has_facts = "MLST" in self._features
         lines = self._retrieve("MLSD" if has_facts else "NLST").splitlines()
-        return [line.partition(b" ")[2] if has_facts else line.rpartition(b"/")[2] for line in lines]
+        names = (line.partition(b" ")[2] if has_facts else line.rpartition(b"/")[2] for line in lines)
+        return list(filter(is_file_name, names))
 
     def _retrieve(self, command: str) -> bytes:
         """All that a command sends."""
         transfer = self._client.transfer(command)
-        parts: list[bytes] = []
+        found = bytearray()
         with self._client.data(transfer) as data:
-            if data is not None:
-                parts += iter(lambda: data.recv(digest.CHUNK), b"")
+            while data is not None and (part := data.recv(digest.CHUNK)):
+                found += part
+                if len(found) > MOST_LISTED:
+                    raise endless_listing(f"{self.settings.outgoing.target_host}:{self.staging}")
         reply = self._client.wait_for(transfer)
         if not reply.is_ok and reply.code not in (450, 550):  # how some say that there is nothing
             raise TargetDown(f"{self.settings.outgoing.target_host}: {command}: {reply.message}")
-        return b"".join(parts)
+        return bytes(found)
 
     # -- send ------------------------------------------------------------------------------------------------
 

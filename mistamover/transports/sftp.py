@@ -27,7 +27,17 @@ from mistamover.options import Settings
 from mistamover.spool import Source, Spool
 from mistamover.transports import ranges, ssh
 from mistamover.transports import sftp_client as wire
-from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, space, taken
+from mistamover.transports.contract import (
+    Capabilities,
+    Finding,
+    Level,
+    Proof,
+    Transport,
+    endless_listing,
+    is_file_name,
+    space,
+    taken,
+)
 from mistamover.transports.far_shell import SLOWEST_DISK, FarShell
 from mistamover.transports.parents import Stands, directory, make_parents, parents, within_directories
 from mistamover.transports.sftp_client import Packet, SftpClient, Status, string
@@ -39,6 +49,8 @@ AHEAD_BYTES = 4 * 2**20
 """Files (more on a long line), and their bytes, whose staged names are opened while earlier ones are written."""
 READS_AHEAD = 32
 SYNCED_TOGETHER = 32
+MOST_LISTED = 100_000
+"""Names in the staging directory, or answers that hold none: far more than we ever leave there."""
 MANY = 16
 """From so many files on, one syncfs(2) costs less than an fsync(2) of each."""
 
@@ -273,8 +285,13 @@ class Sftp(Transport):
         if opened.kind != Packet.HANDLE:
             raise TargetDown(f"{directory}: cannot be listed: {_said(*opened)}")
         found: list[bytes] = []
+        listed = 0
         while (reply := self._client.call(Packet.READDIR, opened.body)).kind == Packet.NAME:
-            found += wire.names(reply.body)
+            names = wire.names(reply.body)
+            listed += max(1, len(names))
+            if listed > MOST_LISTED:
+                raise endless_listing(f"{self.settings.outgoing.target_host}:{directory}")
+            found += filter(is_file_name, names)
         self._client.post(Packet.CLOSE, opened.body, _ignore)
         return found
 
