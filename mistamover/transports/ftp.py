@@ -426,13 +426,13 @@ class Ftp(Transport):
         if digests is None or not units:
             return answers
         client = self._client
-        if digests.select:
-            client.post(digests.select)
-        for unit in units:
-            client.post(f"{digests.command} {unit.staged}", _put(answers, unit.staged))
-        if digests.aside:
-            client.post(digests.aside)
         with client.patient(sum(unit.size for unit in units)):
+            if digests.select:
+                client.post(digests.select)
+            for unit in units:
+                client.post(f"{digests.command} {unit.staged}", _put(answers, unit.staged))
+            if digests.aside:
+                client.post(digests.aside)
             client.settle()
         self._asked.update(answers)
         return {name: answer for name, answer in answers.items() if answer.is_ok}
@@ -445,7 +445,7 @@ class Ftp(Transport):
 
     def _read_back(self, units: Sequence[tuple[Unit, str]]) -> Iterator[Outcome]:
         """Read files and hash them here."""
-        together = self._client.together
+        together = self._client.asked_together(f"RETR {path}" for _, path in units)
         for first in range(0, len(units), together):
             group = units[first : first + together]
             transfers = [self._client.transfer(f"RETR {path}") for _, path in group]

@@ -21,8 +21,12 @@ from mistamover.options import Ftps as FtpsOptions
 from mistamover.options import Settings
 from mistamover.transports.far_shell import SLOWEST_DISK
 
-READ_AT_ONCE = 1000
-"""In bytes; ProFTPD's buffer for commands has 1,024."""
+UNANSWERED = 1000
+"""Bytes of commands that a server may be given before it answers them: so few that it reads all at once.
+
+ProFTPD reads 1,024 bytes or more (Debian's 4,102), and where that cuts a line end in two it takes the next command
+for a part of the one before: a file would get the name ``NAME\\r\\nRNFR NEXT``.
+"""
 TOGETHER = 8
 """Transfers that are asked for at once: so few that their commands are one segment of TCP."""
 IN_FLIGHT = 128
@@ -103,7 +107,9 @@ class FtpClient:
         self._peer: str = ftp.sock.getpeername()[0]
         self._data: socket.socket | None = None
         self._connect_timeout = connect_timeout
-        self._waiting: deque[Then] = deque()
+        self._waiting: deque[tuple[Then, int]] = deque()
+        """Who takes the next replies, and the bytes of the commands."""
+        self._unanswered = 0
         self._unsent: list[bytes] = []
         self._passive = "EPSV"
         self.patience = patience
@@ -119,10 +125,15 @@ class FtpClient:
 
     def post(self, command: str, then: Then = ignore) -> None:
         """Send a command, soon; ``then`` takes its replies, preliminary ones too."""
-        while len(self._waiting) >= self.in_flight:
+        line = os.fsencode(command) + b"\r\n"
+        while self._waiting and not self._has_room(line):
             self.receive()
-        self._unsent.append(os.fsencode(command) + b"\r\n")
-        self._waiting.append(then)
+        self._unsent.append(line)
+        self._waiting.append((then, len(line)))
+        self._unanswered += len(line)
+
+    def _has_room(self, line: bytes) -> bool:
+        return len(self._waiting) < self.in_flight and self._unanswered + len(line) <= UNANSWERED
 
     def call(self, command: str) -> Reply:
         """Send a command and wait for its last reply."""
@@ -146,14 +157,17 @@ class FtpClient:
             raise self.down(error) from error
         if reply.code == 421 or not self._waiting:
             raise TargetDown(f"{self._ftp.host}: the server ends the session: {reply.message}")
-        then = self._waiting[0] if reply.is_preliminary else self._waiting.popleft()
+        then, size = self._waiting[0]
+        if not reply.is_preliminary:
+            self._waiting.popleft()
+            self._unanswered -= size
         then(reply)
 
     def _flush(self) -> None:
         commands, self._unsent = self._unsent, []
         try:
-            for piece in _pieces(commands):
-                self._sock.sendall(piece)
+            if commands:
+                self._sock.sendall(b"".join(commands))
         except OSError as error:
             raise self.down(error) from error
 
@@ -203,6 +217,11 @@ class FtpClient:
         """Find out whether the server knows EPSV; of what PASV answers the address is not used (CVE-2021-4189)."""
         if not self.call("EPSV").is_ok:
             self._passive = "PASV"
+
+    def asked_together(self, commands: Iterable[str]) -> int:
+        """How many transfers by such commands may be asked for at once."""
+        longest = max(map(len, map(os.fsencode, commands)), default=0)
+        return max(1, min(self.together, UNANSWERED // (longest + len(f"{self._passive}\r\n\r\n"))))
 
     def transfer(self, command: str) -> Transfer:
         """Ask for a data connection and for what uses it."""
@@ -292,21 +311,6 @@ class FtpClient:
             data.settimeout(self._connect_timeout)
             with suppress(OSError):
                 data.unwrap()
-
-
-def _pieces(commands: Iterable[bytes]) -> Iterator[bytes]:
-    """Commands put together, in pieces that a server reads at once.
-
-    Within TLS each piece is a record. Of a longer one the server may hold the rest where it does not look for it.
-    """
-    piece = b""
-    for command in commands:
-        if piece and len(piece) + len(command) > READ_AT_ONCE:
-            yield piece
-            piece = b""
-        piece += command
-    if piece:
-        yield piece
 
 
 # -- log-in --------------------------------------------------------------------------------------------------

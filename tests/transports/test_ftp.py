@@ -10,7 +10,8 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar
+from threading import Timer
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -23,6 +24,7 @@ from mistamover.testing.needs import require
 from mistamover.testing.rig import BIG, Rig, by_path, deliver, failed, files, good, noise, prove, tree, write
 from mistamover.transports import ftp
 from mistamover.transports.contract import Proof
+from mistamover.transports.ftp_client import Reply
 from mistamover.unit import BATCH_FILES
 from tests import strange_ftpd
 from tests.daemon import Daemon, running
@@ -155,6 +157,39 @@ def test_a_server_that_takes_few_connections_gets_all_over_those(
     said = {event.reason for event in events if event.kind is Kind.TARGET}
     assert [reason for reason in said if reason.endswith("; going on over 1 of 4 lanes")]
     assert all("maximum number of allowed clients" in reason for reason in said)
+
+
+def test_no_command_is_taken_for_a_part_of_the_one_before(tmp_path: Path) -> None:
+    """ProFTPD reads 4,102 bytes at once, and does not know a line end of which it has read half.
+
+    A server that is slow, as one that was frozen, finds so many commands of 373 bytes that one is cut just there.
+    """
+    (tmp_path / "server").mkdir()
+    with running(Proftpd(tmp_path / "server")) as server:
+        rig = Rig(tmp_path, to(server), kind=ftp.Ftp)
+        client = cast("ftp.Ftp", rig.open(log_in={"stall_timeout": "3"}))._client
+        replies: list[Reply] = []
+        server.freeze_sessions()
+        thaw = Timer(0.2, server.thaw_sessions)
+        thaw.start()
+        for _ in range(100):
+            client.post("SIZE /".ljust(373 - 2, "x"), replies.append)
+        client.settle()
+        thaw.join()
+        assert [reply.code for reply in replies] == [550] * 100
+        rig.close()
+
+
+def test_files_with_long_paths_are_read_back_too(proftpd: Proftpd, tmp_path: Path) -> None:
+    """So long that their commands may not all be under way at once."""
+    rig = Rig(tmp_path, to(proftpd))
+    for number in range(10):
+        rig.put("/".join(["d" * 100] * 6 + [str(number)]), noise(number))
+    transport = rig.open(log_in={"stall_timeout": "3"})
+    units = prove(transport, rig.units(transport))
+    good(transport.publish(units))
+    assert len(good(transport.compare(units))) == 10
+    rig.close()
 
 
 def test_where_the_server_gives_no_more_digests_the_rest_is_read_back(tmp_path: Path) -> None:
