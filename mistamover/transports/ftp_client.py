@@ -267,12 +267,15 @@ class FtpClient:
         data = None
         try:
             data = socket.create_connection((self._peer, port), self._connect_timeout)
-            data.settimeout(self.patience)
-            return self._secured(data)
+            secured = self._secured(data)
+            secured.settimeout(self.patience)
+            return secured
         except OSError as error:
             if data is not None:
                 data.close()
-            if not isinstance(error, TimeoutError) and self._is_refused(transfer):
+            # vsftpd refuses some commands without a look at the connection: then nobody shakes hands.
+            is_dropped = isinstance(error, TimeoutError) and data is None
+            if not is_dropped and self._is_refused(transfer):
                 return None
             raise TargetDown(
                 f"{self._ftp.host}: no data connection to port {port}: {error}; "

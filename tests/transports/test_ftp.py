@@ -96,6 +96,18 @@ class TestVsftpdWithinTls(ByFtp):
         return options
 
 
+def test_a_command_that_is_refused_is_no_fault_of_the_connection(vsftpd: Options, tmp_path: Path) -> None:
+    """vsftpd then leaves the data connection alone: nobody shakes hands on it."""
+    rig = Rig(tmp_path, vsftpd)
+    client = cast("ftp.Ftps", rig.open(log_in={"connect_timeout": "1"}))._client
+    transfer = client.transfer(f"STOR {rig.target}/no/such/directory/file")
+    with client.data(transfer) as data:
+        assert data is None
+    assert client.wait_for(transfer).code == 553
+    assert client.call("NOOP").is_ok
+    rig.close()
+
+
 class TestConnection(ConnectionContract):
     """When the far side goes away."""
 
