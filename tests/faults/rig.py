@@ -13,10 +13,15 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 import mistamover
 from mistamover.testing.needs import find
 from tests.faults.oracle import Oracle
 from tests.faults.zygote import environment, zygote
+from tests.ftpd import PASSWORD as FTP_PASSWORD
+from tests.ftpd import USER as FTP_USER
+from tests.ftpd import Proftpd
 from tests.rsyncd import MODULE, PASSWORD, USER, Rsyncd
 from tests.sshd import Sshd, wait_for
 
@@ -28,6 +33,7 @@ NAME = "faults"
 _number = count()
 
 Options = Mapping[str, Mapping[str, object]]
+Server = Sshd | Rsyncd | Proftpd
 
 
 @dataclass(frozen=True)
@@ -51,10 +57,10 @@ class Run:
 
 @dataclass
 class Rig:
-    """Where a test moves files. ``server`` makes it a stream over SFTP, or by rsync."""
+    """Where a test moves files. ``server`` makes it a stream over SFTP, by rsync, or by FTP."""
 
     base: Path
-    server: Sshd | Rsyncd | None = None
+    server: Server | None = None
     connector: str = "openssh"
     """Of SFTP; "rsync_ssh" for rsync over ssh."""
     port: int | None = None
@@ -109,6 +115,12 @@ class Rig:
             return {
                 "outgoing": {"transfer_protocol": "rsync_native", "target_dir": f"{MODULE}{self.target}", **host},
                 "rsync_native": {"port": port, "username": USER, "password": PASSWORD},
+            }
+        if isinstance(self.server, Proftpd):
+            self.stream.touch(mode=0o600)
+            return {
+                "outgoing": {"transfer_protocol": "ftp", **host},
+                "ftp": {"port": port, "username": FTP_USER, "password": FTP_PASSWORD},
             }
         protocol, more = (
             ("rsync_ssh", {}) if self.connector == "rsync_ssh" else ("sftp", {"connector": self.connector})
@@ -211,7 +223,18 @@ def was_killed(run: Run) -> bool:
     return run.code in (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 
-def at_rest(server: Sshd | Rsyncd | None) -> None:
+def at_rest(server: Server | None) -> None:
     """Wait until nobody is logged in any more: the far side still works on what a killed run had sent."""
-    if server is not None:
+    if isinstance(server, Proftpd):
+        # One that waits for a data connection of a client that is gone does so for minutes, and does nothing.
+        wait_for(lambda: all(map(_sleeps, server.sessions())), "the sessions of a killed run to come to rest")
+        server.kill_sessions()
+    elif server is not None:
         wait_for(lambda: not server.sessions(), "the sessions of a killed run to end")
+
+
+def _sleeps(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_SLEEPING
+    except psutil.NoSuchProcess:
+        return True

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from tests.faults.rig import Options, Rig, at_rest, strace, was_killed
+from mistamover.testing.needs import require
+from tests.daemon import running
+from tests.faults.rig import Options, Rig, Server, at_rest, strace, was_killed
+from tests.ftpd import Proftpd
 from tests.rsyncd import Rsyncd
 from tests.sshd import Sshd
 
@@ -69,7 +72,7 @@ def kill_everywhere(
     call: str,
     prepare: Callable[[Rig], None] = fill,
     *,
-    server: Sshd | Rsyncd | None = None,
+    server: Server | None = None,
     connector: str = "openssh",
     places: tuple[str, ...] = (),
     step: int = 1,
@@ -166,3 +169,22 @@ def test_rsync_over_ssh(tmp_path: Path, sshd: Sshd, call: str, step: int) -> Non
 @pytest.mark.parametrize(("call", "step"), RSYNC)
 def test_rsync_to_a_daemon(tmp_path: Path, rsyncd: Rsyncd, call: str, step: int) -> None:
     kill_everywhere(tmp_path, call, server=rsyncd, step=step)
+
+
+@pytest.fixture(scope="module")
+def own_proftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proftpd]:
+    """A server whose sessions may be killed."""
+    require("root", "proftpd", "openssl")
+    with running(Proftpd(tmp_path_factory.mktemp("proftpd"))) as server:
+        yield server
+
+
+# Each command, and each piece of a file, leaves us by a sendto.
+@pytest.mark.parametrize(("call", "step"), [("sendto", 7), ("connect", 3), ("renameat2", 3), ("fdatasync", 4)])
+def test_ftp(tmp_path: Path, own_proftpd: Proftpd, call: str, step: int) -> None:
+    kill_everywhere(tmp_path, call, server=own_proftpd, step=step)
+
+
+def test_a_mirror_by_ftp(tmp_path: Path, own_proftpd: Proftpd) -> None:
+    """A version takes another's place by one of the commands that are sent."""
+    kill_everywhere(tmp_path, "sendto", second_version, server=own_proftpd, step=8)
