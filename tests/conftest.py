@@ -12,7 +12,7 @@ import pytest
 
 from mistamover.testing.needs import require
 from tests.daemon import running
-from tests.ftpd import Proftpd
+from tests.ftpd import Certificate, Options, Proftpd, Vsftpd, within_tls
 from tests.rsyncd import Rsyncd
 from tests.sshd import PROGRAMS, Account, Sshd, running_sshd, temporary_account
 
@@ -76,6 +76,17 @@ def proftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proftpd]:
     require("root", "proftpd", "openssl")
     with running(Proftpd(tmp_path_factory.mktemp("proftpd"))) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def vsftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Options]:
+    """The options that lead to a server within TLS, which gives no digests; shared like ``proftpd``."""
+    require("root", "vsftpd", "useradd", "chpasswd")
+    certificate = Certificate.make(tmp_path_factory.mktemp("certificate"))
+    with temporary_account(secrets.token_urlsafe(12)) as account:
+        server = Vsftpd(tmp_path_factory.mktemp("vsftpd"), certificate=certificate)
+        with running(server):
+            yield within_tls(server, certificate, account.name, account.password or "")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -147,3 +147,25 @@ class Vsftpd(Daemon):
         lines = [f"{name}={value}" for name, value in options.items()]
         self.config.write_text("\n".join([*lines, *self.extra, ""]))
         return [find("vsftpd") or "vsftpd", str(self.config)]
+
+
+# -- options --------------------------------------------------------------------------------------------------
+
+Options = Mapping[str, Mapping[str, str]]
+
+
+def to(server: Daemon, username: str = USER, password: str = PASSWORD) -> Options:
+    """The options that lead to a server."""
+    return {
+        "outgoing": {"transfer_protocol": "ftp", "target_host": server.host},
+        "ftp": {"port": str(server.port), "username": username, "password": password},
+    }
+
+
+def within_tls(server: Daemon, certificate: Certificate, *log_in: str) -> Options:
+    """The options that lead to a server within TLS."""
+    plain = to(server, *log_in)
+    return {
+        "outgoing": {**plain["outgoing"], "transfer_protocol": "ftps"},
+        "ftps": {**plain["ftp"], "ca_file": str(certificate.file)},
+    }

@@ -5,9 +5,8 @@ from __future__ import annotations
 import ftplib
 import os
 import re
-import secrets
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Timer
@@ -20,7 +19,6 @@ from mistamover.config import load
 from mistamover.errors import NameTaken, NotVerified, TargetRefused, TooManyConnections
 from mistamover.stream import Event, Kind, Report, Stream
 from mistamover.testing.contract import ConnectionContract, SendingContract, Server, TransportContract
-from mistamover.testing.needs import require
 from mistamover.testing.rig import BIG, Rig, by_path, deliver, failed, files, good, noise, prove, tree, write
 from mistamover.transports import ftp
 from mistamover.transports.contract import Proof
@@ -28,30 +26,10 @@ from mistamover.transports.ftp_client import Reply
 from mistamover.unit import BATCH_FILES
 from tests import strange_ftpd
 from tests.daemon import Daemon, running
-from tests.ftpd import PASSWORD, USER, Certificate, Proftpd, Vsftpd
-from tests.sshd import temporary_account
+from tests.ftpd import PASSWORD, USER, Certificate, Options, Proftpd, to, within_tls
 from tests.strange_ftpd import ForgetfulFS, strange_server
 
 pytestmark = pytest.mark.needs("root", "proftpd", "openssl")
-
-Options = Mapping[str, Mapping[str, str]]
-
-
-def to(server: Daemon, username: str = USER, password: str = PASSWORD) -> Options:
-    """The options that lead to a server."""
-    return {
-        "outgoing": {"transfer_protocol": "ftp", "target_host": server.host},
-        "ftp": {"port": str(server.port), "username": username, "password": password},
-    }
-
-
-def within_tls(server: Daemon, certificate: Certificate, *log_in: str) -> Options:
-    """The options that lead to a server within TLS."""
-    plain = to(server, *log_in)
-    return {
-        "outgoing": {**plain["outgoing"], "transfer_protocol": "ftps"},
-        "ftps": {**plain["ftp"], "ca_file": str(certificate.file)},
-    }
 
 
 class ByFtp(SendingContract):
@@ -72,17 +50,6 @@ class TestProftpd(ByFtp, TransportContract):
 
     def options(self, request: pytest.FixtureRequest) -> Options:
         return to(request.getfixturevalue("proftpd"))
-
-
-@pytest.fixture(scope="module")
-def vsftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Options]:
-    """The options that lead to a server within TLS."""
-    require("root", "vsftpd", "useradd", "chpasswd")
-    certificate = Certificate.make(tmp_path_factory.mktemp("certificate"))
-    with temporary_account(secrets.token_urlsafe(12)) as account:
-        server = Vsftpd(tmp_path_factory.mktemp("vsftpd"), certificate=certificate)
-        with running(server):
-            yield within_tls(server, certificate, account.name, account.password or "")
 
 
 class TestVsftpdWithinTls(ByFtp):
