@@ -1,0 +1,156 @@
+"""A password is in no argument, environment, log, traceback, ledger or file, while a run lasts and after it."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mistamover.testing.rig import files, noise, write
+from tests import ftpd, rsyncd
+from tests.conftest import StartSshd
+from tests.daemon import running
+from tests.ftpd import Certificate, Options, Proftpd
+from tests.program import Result, command, ended, environment
+from tests.rsyncd import Rsyncd
+from tests.sshd import Account
+from tests.transports.sftp_contract import options as to_sshd
+from tests.transports.test_rsync import to_daemon
+
+pytestmark = pytest.mark.needs("root", "sshd", "useradd", "rsync", "setpriv", "proftpd", "openssl")
+PROTOCOLS = ("sftp", "rsync_native", "ftp", "ftps")
+WRONG = "canary-of-a-wrong-password-77e1"
+
+
+class Far:
+    """A server of its own for each test, by its options; it counts log-ins."""
+
+    def __init__(
+        self, options: Options, log: Path, refusal: str, module: str = "", place: Path | None = None
+    ) -> None:
+        self.options = options
+        self.protocol = options["outgoing"]["transfer_protocol"]
+        self.password = options[self.protocol]["password"]
+        self.module = module
+        self.place = place
+        self._log = log
+        self._refusal = refusal
+
+    @property
+    def refusals(self) -> int:
+        return self._log.read_text(errors="replace").count(self._refusal)
+
+
+@pytest.fixture(params=PROTOCOLS)
+def far(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Far]:
+    directory = tmp_path / "server"
+    directory.mkdir()
+    if request.param == "sftp":
+        start: StartSshd = request.getfixturevalue("start_sshd")
+        account: Account = request.getfixturevalue("account")
+        server = start(account=account, extra=("MaxAuthTries 6",))
+        over = {**to_sshd(server, "paramiko")["sftp"], "password": account.password or ""}
+        del over["key_file"]
+        options: Options = {"outgoing": to_sshd(server, "paramiko")["outgoing"], "sftp": over}
+        yield Far(options, server.log, "Failed password", place=server.root)
+    elif request.param == "rsync_native":
+        with running(Rsyncd(directory)) as daemon:
+            yield Far(to_daemon(daemon), daemon.log, "auth failed", rsyncd.MODULE)
+    else:
+        certificate = Certificate.make(directory) if request.param == "ftps" else None
+        with running(Proftpd(directory, certificate=certificate)) as server_:
+            options = ftpd.within_tls(server_, certificate) if certificate else ftpd.to(server_)
+            yield Far(options, server_.log, "Incorrect password")
+
+
+class Looking:
+    """Looks for a text in the arguments and the environment of a process and of all that it starts."""
+
+    def __init__(self, process: subprocess.Popen[bytes], text: str) -> None:
+        self._process = psutil.Process(process.pid)
+        self._text = text
+        self.seen: set[str] = set()
+        """The names of the processes that were looked at."""
+        self.found: list[str] = []
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+
+    def _look(self) -> None:
+        with suppress(psutil.NoSuchProcess):
+            while self._process.status() != psutil.STATUS_ZOMBIE:
+                for process in (self._process, *self._process.children(recursive=True)):
+                    with suppress(psutil.Error):
+                        self._look_at(process)
+
+    def _look_at(self, process: psutil.Process) -> None:
+        said = f"{process.cmdline()} {process.environ()}"
+        self.seen.add(process.name())
+        if self._text in said:
+            self.found.append(said)
+
+    def end(self) -> None:
+        self._thread.join()
+
+
+Run = Callable[[str], Result]
+
+
+@pytest.fixture
+def run(far: Far, tmp_path: Path) -> Run:
+    """Move a tree with this password; nothing may show it."""
+    target = far.place or tmp_path / "target"
+    target.mkdir(exist_ok=True)
+    for name in ("log", "temporary"):
+        (tmp_path / name).mkdir()
+    stream = tmp_path / "secret.ini"
+    stream.touch(mode=0o600)
+
+    def run(password: str) -> Result:
+        for number in range(30):
+            write(tmp_path / f"spool/{number}", noise(number))
+        write(tmp_path / "spool/big", noise(5_000_000))
+        sections = {
+            "global": {"state_dir": f"{tmp_path}/state"},
+            "logging": {"base_log_dir": f"{tmp_path}/log", "log_level": "debug"},
+            "data_stream": {"directory": f"{tmp_path}/spool", "settle_time": "0"},
+            **far.options,
+            "outgoing": {**far.options["outgoing"], "target_dir": f"{far.module}{target}"},
+            far.protocol: {**far.options[far.protocol], "password": password},
+        }
+        lines = [f"[{title}]\n" + "\n".join(map(" = ".join, one.items())) for title, one in sections.items()]
+        stream.write_text("\n".join(lines))
+        arguments = command("run", "--once", "--debug", "--verbose", stream)
+        surroundings = {**environment(tmp_path), "TMPDIR": f"{tmp_path}/temporary"}
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=surroundings)
+        looking = Looking(process, password)
+        result = ended(process)
+        looking.end()
+        assert looking.found == []
+        assert len(looking.seen) > (far.protocol == "rsync_native")
+        assert password not in result.out + result.err
+        ours = (path for path in tmp_path.rglob("*") if tmp_path / "server" not in path.parents)
+        assert [path for path in ours if path.is_file() and password.encode() in path.read_bytes()] == [stream]
+        assert files(tmp_path / "log")
+        return result
+
+    return run
+
+
+def test_a_right_password_shows_nowhere(run: Run, far: Far, tmp_path: Path) -> None:
+    result = run(far.password)
+    assert result.code == 0, result
+    assert files(tmp_path / "spool") == {}
+
+
+def test_a_wrong_password_is_tried_once_and_shows_nowhere(run: Run, far: Far, tmp_path: Path) -> None:
+    """Also where the stream has several lanes, and the program several tries."""
+    result = run(WRONG)
+    assert result.code == 3, result
+    assert "log-in refused" in result.out + result.err
+    assert far.refusals == 1
+    assert len(files(tmp_path / "spool")) == 31
