@@ -666,7 +666,9 @@ def test_check_says_what_a_stream_does(local: Local) -> None:
 
 
 def test_check_connects(local: Local) -> None:
+    before = tree(local.target).keys()
     result = local.run("check", "--connect", local.ini)
+    assert tree(local.target).keys() == before, "a look leaves nothing"
     assert result.code == 0
     assert "ok    proof: readback" in result.lines
     assert f"ok    {local.target} is writable" in result.lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -167,3 +167,6 @@ def look_there(settings: Settings) -> Iterator[Finding]:
                 yield Finding(Level.WARN, f"paused by {name} at the target", "remove it there to go on")
         except MistamoverError as error:
             yield Finding(Level.FAIL, str(error))
+        finally:
+            with suppress(MistamoverError):
+                opened.remove_made()

@@ -822,6 +822,29 @@ class TransportContract(SendingContract):
         assert tree(rig.target) == before
         assert rig.all_staged() == set()
 
+    def test_what_was_made_for_a_look_can_be_removed(self, rig: Rig) -> None:
+        """And nothing that was there before, or that is somebody's by now."""
+        own = rig.target / OWN_NAME
+        for others, left in (((), []), (("made/before",), ["made"]), (("foreign",), ["foreign", "made"])):
+            for other in others:
+                (own / other).mkdir(parents=True)
+            transport = rig.open()
+            list(transport.examine())
+            transport.remove_made()
+            transport.close()
+            assert sorted(os.listdir(own) if own.exists() else []) == left
+        (own / STREAM).mkdir()
+        transport = rig.open()
+        list(transport.examine())
+        transport.remove_made()
+        assert (own / STREAM).is_dir()
+        transport.close()
+        (own / STREAM).rmdir()
+        transport = rig.open()
+        write(own / STREAM / "foreign", b"foreign")
+        transport.remove_made()
+        assert (own / STREAM / "foreign").exists()
+
     @pytest.mark.needs("root", "mount", "umount")
     def test_a_full_disk_is_the_targets_fault(self, rig: Rig, crowd: int) -> None:
         with small_disk(rig.target, "size=1m"):

@@ -89,6 +89,8 @@ class Transport(ABC):
         self.target = str(settings.outgoing.target_dir)
         self.staging = f"{self.target}/{OWN_NAME}/{settings.name}"
         self.tag = stream_tag(settings)
+        self.made: list[str] = []
+        """Directories of the staging place that :meth:`open` had to make, with their whole paths, parents first."""
 
     @abstractmethod
     def open(self) -> Self:
@@ -104,6 +106,9 @@ class Transport(ABC):
 
     def abort(self) -> None:  # noqa: B027 - nothing to do where there is no connection
         """Cut the connection, called by another thread: a verb that waits for it raises ``TargetDown``."""
+
+    def remove_made(self) -> None:  # noqa: B027 - a transport that makes no directories has nothing to do
+        """Remove what is in ``made``, where it is empty: after a look that was to change nothing."""
 
     @property
     @abstractmethod

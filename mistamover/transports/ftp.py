@@ -169,8 +169,8 @@ class Ftp(Transport):
         self._root = real.rstrip("/")
         self._knows_names = not self._taken([f"{self.target}/{self.tag}none"])
         for path in (f"{self.target}/{options.staging_dir}", self.staging):
-            if self._stands([path])[path] is Stands.NOTHING:
-                self._call(f"MKD {path}")
+            if self._stands([path])[path] is Stands.NOTHING and self._call(f"MKD {path}").is_ok:
+                self.made.append(path)
             if self._stands([path])[path] is not Stands.DIRECTORY:
                 raise self._refused(
                     path, "cannot be made; give the account the right to write in the target directory"
@@ -221,6 +221,13 @@ class Ftp(Transport):
         self._call(f"DELE {marker}")
         if is_here:
             raise self._refused(self.target, "is the spool itself; set another [outgoing] target_dir")
+
+    def remove_made(self) -> None:
+        """Remove the staging place by RMD, once nobody is in it."""
+        self._is_in_staging = False
+        for command in (f"CWD {self.target}", *(f"RMD {path}" for path in reversed(self.made))):
+            if self.made:
+                self._call(command)
 
     def _store(self, path: str) -> Reply:
         """Make an empty file."""

@@ -50,6 +50,8 @@ class Local(Transport):
                 os.makedirs(self.target, exist_ok=True)
             self._root = os.open(self.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._final = fs.Below(self._root)
+            place = (f"{self.target}/{OWN_NAME}", self.staging)
+            self.made = [path for path in place if not os.path.lexists(path)]
             self._staging = fs.open_directory(self._root, f"{OWN_NAME}/{self.settings.name}", create=True)
         except FileNotFoundError as error:
             raise TargetRefused(
@@ -69,6 +71,13 @@ class Local(Transport):
         if self._staging >= 0:
             os.close(self._staging)
             self._staging = -1
+
+    def remove_made(self) -> None:
+        """Remove the staging place from within, through no link."""
+        for path in reversed(self.made):
+            with suppress(OSError):
+                parent, name = self._final.parent(path.removeprefix(f"{self.target}/"))
+                os.rmdir(name, dir_fd=parent)
 
     def is_stopped(self) -> bool:
         """Whether the stop file lies in the target directory."""

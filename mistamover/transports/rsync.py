@@ -207,10 +207,18 @@ class Rsync(Transport):
             )
         if wrong := [name for name in own if name not in found]:
             raise TargetRefused(f"{self.target}/{wrong[0]}: is no directory; move it away")
-        if not all(map(_is_there, found.values())):
+        if missing := [name for name in own if not _is_there(found[name])]:
+            self.made = [f"{self.target}/{name}" for name in missing]
             self._make(own, "--chmod=D0777")
             if not all(map(_is_there, self._directories(own).values())):
                 raise TargetRefused(f"{self.staging}: cannot be made there; give the account the right to write")
+
+    def remove_made(self) -> None:
+        """Have the receiver remove the staging place; what is in it is left out, and keeps it."""
+        if self.made:
+            above = os.path.dirname(self.made[0])
+            rules = [f"+ {_literal(path.removeprefix(above))}/" for path in self.made]
+            self._delete(above, [*rules, "- *"])
 
     def _directories(self, names: Sequence[str]) -> dict[str, Item]:
         """Which of these are directories below the target, or nothing."""

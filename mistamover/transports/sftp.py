@@ -216,7 +216,7 @@ class Sftp(Transport):
         if not _is_directory(target):
             raise TargetRefused(f"{self.settings.outgoing.target_host}:{self.target}: is no directory")
         for path in (f"{self.target}/{OWN_NAME}", self.staging):
-            self._post_directories([path])
+            self._post_directories([path], self._note_made)
             if not _is_directory(self._attributes(path)):
                 raise TargetRefused(
                     f"{self.settings.outgoing.target_host}:{path}: cannot be made; "
@@ -224,10 +224,20 @@ class Sftp(Transport):
                 )
         self._refuse_the_spool()
 
-    def _post_directories(self, paths: Iterable[str]) -> None:
+    def _post_directories(self, paths: Iterable[str], then: Callable[[str], wire.Then] = lambda _: _ignore) -> None:
         """Ask for directories, parents first; whether they are there is to be looked at."""
         for path in paths:
-            self._client.post(Packet.MKDIR, _path(path) + _no_attributes, _ignore)
+            self._client.post(Packet.MKDIR, _path(path) + _no_attributes, then(path))
+
+    def _note_made(self, path: str) -> wire.Then:
+        return lambda kind, body: self.made.append(path) if wire.is_ok(kind, body) else None
+
+    def remove_made(self) -> None:
+        """Remove the staging place by RMDIR."""
+        for path in reversed(self.made):
+            self._client.post(Packet.RMDIR, _path(path), _ignore)
+        if self.made:
+            self._client.settle()
 
     def _refuse_the_spool(self) -> None:
         """Refuse the spool itself as the target, by whatever detour: a source would prove its own delivery."""

@@ -53,6 +53,7 @@ class Packet(IntEnum):
     READDIR = 12
     REMOVE = 13
     MKDIR = 14
+    RMDIR = 15
     STAT = 17
     RENAME = 18
     STATUS = 101
