@@ -88,7 +88,8 @@ def _lftp_by_sftp(rig: Rig) -> list[str]:
 
 def _lftp_by_ftp(rig: Rig) -> list[str]:
     server = rig.ftp_server
-    return _lftp(rig, f"open -u {ftpd.USER},{ftpd.PASSWORD} ftp://{server.host}:{server.port}")
+    how = "set ftp:prefer-epsv yes; set ftp:ssl-allow no"
+    return _lftp(rig, f"{how}; open -u {ftpd.USER},{ftpd.PASSWORD} ftp://{server.host}:{server.port}")
 
 
 def _lftp(rig: Rig, opening: str) -> list[str]:
@@ -194,6 +195,7 @@ COURSES = {
     "local": Course(LOCALLY, ("cp",)),
     "wan": Course(BY_SFTP, ("rsync", "lftp"), ("thousand", "quarter"), is_distant=True),
     "wan_rsync_ssh": Course(BY_RSYNC, ("rsync",), ("thousand", "quarter"), is_distant=True),
+    "wan_ftp": Course(BY_FTP, ("lftp",), ("thousand", "quarter"), is_distant=True),
 }
 
 GOALS = {
@@ -216,6 +218,7 @@ GOALS = {
     ("ftp", "medium", "lftp"): 2.5,
     ("ftp", "large", "lftp"): 2.0,
     ("wan_rsync_ssh", "thousand", "rsync"): 1.5,
+    ("wan_ftp", "thousand", "lftp"): 0.5,
     ("wan", "thousand", "rsync"): 1.2,
     ("wan", "quarter", "rsync"): 0.5,
     ("wan", "quarter", "lftp"): 0.5,

@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 ONE_WAY = 0.025
 """Seconds that a byte is on its way, in each direction."""
+HOST = "127.0.0.1"
 CHUNK = 2**16
 ON_THE_WAY = 1024
 """Chunks on the line at most: more than any window of a peer, so that the line itself limits nobody."""
 
 
 @contextmanager
-def line_to(port: int, delay: float = ONE_WAY) -> Iterator[int]:
-    """Run a relay to a local port; gives its own port."""
-    command = [sys.executable, __file__, str(port), str(delay)]
+def line_to(port: int, delay: float = ONE_WAY, *, host: str = HOST, besides: Sequence[int] = ()) -> Iterator[int]:
+    """Run a relay to a local port; gives its own port.
+
+    ``besides`` are ports that it relays too, each from the same port of ``host``, which must be another loopback
+    address than ours: so the data connections of FTP find their way by EPSV, which says a port and no address.
+    """
+    command = [sys.executable, __file__, str(port), str(delay), host, *map(str, besides)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -27,15 +32,25 @@ def line_to(port: int, delay: float = ONE_WAY) -> Iterator[int]:
             process.terminate()
 
 
-async def _relay(port: int, delay: float) -> None:
+async def _relay(port: int, delay: float, host: str, besides: Sequence[int]) -> None:
+    for other in besides:
+        await _serve(other, delay, host, other)
+    server = await _serve(port, delay, host, 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+async def _serve(port: int, delay: float, host: str, own_port: int) -> asyncio.Server:
     async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            there, back = await asyncio.open_connection(HOST, port)
+        except OSError:
+            writer.close()
+            return
         with suppress(OSError):
             await asyncio.gather(_pass(reader, back, delay), _pass(there, writer, delay))
 
-    server = await asyncio.start_server(meet, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+    return await asyncio.start_server(meet, host, own_port)
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: float) -> None:
@@ -66,4 +81,4 @@ async def _take_out(line: asyncio.Queue[tuple[float, bytes]], writer: asyncio.St
 
 
 if __name__ == "__main__":
-    asyncio.run(_relay(int(sys.argv[1]), float(sys.argv[2])))
+    asyncio.run(_relay(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], list(map(int, sys.argv[4:]))))

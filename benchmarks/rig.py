@@ -21,6 +21,9 @@ from tests.ftpd import Proftpd
 from tests.rsyncd import Rsyncd
 from tests.sshd import Account, Sshd, running_sshd, temporary_account
 
+FAR_HOST = "127.0.0.2"
+"""Where the long line to the FTP server begins: each of its passive ports has to be the same at both ends."""
+PASSIVE_PORTS = range(21000, 21100)
 LONGEST = 900.0
 """Seconds after which a command counts as hung."""
 
@@ -39,10 +42,11 @@ class Rig:
     """The same one, at the end of a long line."""
     daemon: Rsyncd
     ftp_server: Proftpd
+    distant_ftp_server: Proftpd
 
     def at_a_distance(self) -> Rig:
         """The same place, reached through the long line."""
-        return replace(self, server=self.distant_server)
+        return replace(self, server=self.distant_server, ftp_server=self.distant_ftp_server)
 
     @property
     def spool(self) -> Path:
@@ -93,15 +97,20 @@ def rig() -> Iterator[Rig]:
         stack.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)
         (scratch / "rsyncd").mkdir()
         daemon = stack.enter_context(running(Rsyncd(scratch / "rsyncd")))
-        (scratch / "proftpd").mkdir()
-        ftp_server = stack.enter_context(
-            running(
-                Proftpd(
-                    scratch / "proftpd", extra=["<IfModule mod_cap.c>", "CapabilitiesEngine off", "</IfModule>"]
-                )
-            )
-        )
-        yield Rig(scratch, near, far, account, server, distant, daemon, ftp_server)
+        ftp_server = stack.enter_context(_ftp_server(scratch / "proftpd"))
+        few = f"PassivePorts {PASSIVE_PORTS[0]} {PASSIVE_PORTS[-1]}"
+        behind = stack.enter_context(_ftp_server(scratch / "distant-proftpd", few))
+        line = stack.enter_context(line_to(behind.port, host=FAR_HOST, besides=PASSIVE_PORTS))
+        distant_ftp = replace(behind, host=FAR_HOST, port=line)
+        yield Rig(scratch, near, far, account, server, distant, daemon, ftp_server, distant_ftp)
+
+
+@contextmanager
+def _ftp_server(directory: Path, *extra: str) -> Iterator[Proftpd]:
+    directory.mkdir()
+    as_root = ["<IfModule mod_cap.c>", "CapabilitiesEngine off", "</IfModule>"]
+    with running(Proftpd(directory, extra=[*as_root, *extra])) as server:
+        yield server
 
 
 @contextmanager
