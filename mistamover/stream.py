@@ -37,6 +37,7 @@ from mistamover.ledger import Ledger
 from mistamover.log import files
 from mistamover.options import Settings
 from mistamover.spool import Skipped, Spool
+from mistamover.transports import transport_class
 from mistamover.transports.contract import stream_tag
 from mistamover.unit import (
     ORDERS,
@@ -553,7 +554,8 @@ class Stream:
         """Hand batches to lanes until all are carried, the target fails, or somebody asks us to stop."""
         order = self.settings.data_stream.order
         units.sort(key=ORDERS[order])
-        waiting = deque(batches(units))
+        kind = transport_class(self.settings.outgoing.transfer_protocol)
+        waiting = deque(batches(units, kind.batch_files))
         failures = 0
         while waiting and self._may_go_on():
             delivered = self.summary.counts[Kind.DELIVERED]

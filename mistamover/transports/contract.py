@@ -14,12 +14,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
-from typing import Self
+from typing import ClassVar, Self
 
 from mistamover.errors import NameTaken, TargetRefused
 from mistamover.options import Settings
 from mistamover.spool import Spool
-from mistamover.unit import OWN_NAME, Outcome, Unit
+from mistamover.unit import BATCH_FILES, OWN_NAME, Outcome, Unit
 
 LONGEST_NAME = 255
 """In bytes, on every file system that we know of."""
@@ -73,6 +73,9 @@ class Transport(ABC):
     ``baton`` is to be held while many short system calls are made, and never while the far side is waited for
     (:class:`~mistamover.lane.Baton`).
     """
+
+    batch_files: ClassVar[int] = BATCH_FILES
+    """Files that a lane takes at once: few where each is waited for, so that all lanes have some."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 from mistamover import digest
 from mistamover.errors import (
@@ -87,6 +87,8 @@ class _Upload:
 
 class Ftp(Transport):
     """One control connection, held over all batches of a lane."""
+
+    batch_files: ClassVar[int] = 256
 
     _connection: FtpClient | None = None
 

@@ -138,6 +138,14 @@ def test_a_server_that_takes_few_connections_gets_all_over_those(
     assert all("maximum number of allowed clients" in reason for reason in said)
 
 
+def test_a_thousand_files_are_shared_among_lanes(proftpd: Proftpd, tmp_path: Path) -> None:
+    """Each takes a data connection of its own, which on a long line is waited for."""
+    connected: set[int] = set()
+    with stream_to(proftpd, tmp_path, 1000, lambda _: connected.add(stream.crew.connected)) as stream:
+        assert stream.run_pass(patient=True).counts[Kind.DELIVERED] == 1000
+    assert max(connected) >= 2
+
+
 def test_no_command_is_taken_for_a_part_of_the_one_before(tmp_path: Path) -> None:
     """ProFTPD reads 4,102 bytes at once, and does not know a line end of which it has read half.
 
