@@ -8,6 +8,7 @@ from __future__ import annotations
 import ftplib
 import os
 import re
+import select
 import socket
 import ssl
 from collections import deque
@@ -40,6 +41,8 @@ TOO_MANY = re.compile(
 )
 """How servers say 530 to one connection too many."""
 IMPLICIT_PORT = 990
+GLANCE = 0.5
+"""Seconds after which a handshake that goes on is worth a look at whether its command was refused."""
 BUSY = 450
 
 
@@ -267,13 +270,12 @@ class FtpClient:
         data = None
         try:
             data = socket.create_connection((self._peer, port), self._connect_timeout)
-            secured = self._secured(data)
+            secured = self._secured(data, transfer)
             secured.settimeout(self.patience)
             return secured
         except OSError as error:
             if data is not None:
                 data.close()
-            # vsftpd refuses some commands without a look at the connection: then nobody shakes hands.
             is_dropped = isinstance(error, TimeoutError) and data is None
             if not is_dropped and self._is_refused(transfer):
                 return None
@@ -300,13 +302,31 @@ class FtpClient:
         finally:
             self._sock.settimeout(self.patience)
 
-    def _secured(self, data: socket.socket) -> socket.socket:
+    def _secured(self, data: socket.socket, transfer: Transfer) -> socket.socket:
         """The data connection in the TLS session of the control connection, as servers may demand."""
         if not isinstance(self._ftp, ftplib.FTP_TLS):
             return data
         data.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its last record is short, and waited for
         assert isinstance(self._sock, ssl.SSLSocket)  # noqa: S101 - it was, when we logged in
-        return self._ftp.context.wrap_socket(data, server_hostname=self._ftp.host, session=self._sock.session)
+        secured = self._ftp.context.wrap_socket(
+            data, server_hostname=self._ftp.host, session=self._sock.session, do_handshake_on_connect=False
+        )
+        secured.settimeout(GLANCE)
+        try:
+            secured.do_handshake()
+        except TimeoutError:
+            while transfer.reply is None and self._has_answer():
+                self.receive()
+            if transfer.reply is not None:
+                raise  # vsftpd refuses some commands without a look at the connection: nobody shakes hands
+            secured.settimeout(self._connect_timeout)
+            secured.do_handshake()
+        return secured
+
+    def _has_answer(self) -> bool:
+        """Whether the server has said something that we have not read yet."""
+        has_rest = isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
+        return has_rest or bool(select.select([self._sock], [], [], 0)[0])
 
     def _end(self, data: socket.socket) -> None:
         """Have the server know that nothing was cut off; some do not answer that, and need not."""
