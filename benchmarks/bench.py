@@ -19,6 +19,7 @@ from pathlib import Path
 from benchmarks import data, movers
 from benchmarks.data import FileSet
 from benchmarks.movers import COURSES, GOALS, OURS, Mover
+from benchmarks.relay import ONE_WAY
 from benchmarks.rig import Rig, Run, rig, run
 
 RESULTS = Path(__file__).parent / "results"
@@ -94,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             crowd = measure_crowd(place)
     report(results, crowd)
     print(f"\nsaved as {save(results, crowd, options.runs)}")
+    if options.rst is not None:
+        options.rst.write_text(page(results, crowd, options.runs))
     return int(any(result.failed for result in results))
 
 
@@ -107,6 +110,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", type=_choice(peers), metavar="PEER,...")
     parser.add_argument("--all", action="store_const", const=peers, dest="peers", help="all peers")
     parser.add_argument("--runs", type=int, default=int(os.environ.get("RUNS", "3")), help="of each command")
+    parser.add_argument("--rst", type=Path, metavar="FILE", help="write the page of the documentation")
     parser.add_argument("--no-ours", action="store_false", dest="ours", help="time the peers only")
     parser.add_argument("--no-crowd", action="store_false", dest="crowd", help="skip the 100,000 files")
     options = parser.parse_args(arguments)
@@ -206,9 +210,9 @@ def measure_crowd(place: Rig) -> Crowd:
 def report(results: Sequence[Result], crowd: Crowd | None) -> None:
     """Print the tables."""
     for course in COURSES:
-        if rows := [result for result in results if result.course == course]:
-            print(f"\n{course}: whole commands, median of {len(rows[0].runs)}\n")
-            print(table(rows))
+        if own := [result for result in results if result.course == course]:
+            print(f"\n{course}: whole commands, median of {len(own[0].runs)}\n")
+            print(table(own))
     ours = [result for result in results if result.mover == OURS]
     if ours:
         print(f"\npeak memory (goal {MEMORY_GOAL_MIB} MiB)\n")
@@ -222,17 +226,76 @@ def report(results: Sequence[Result], crowd: Crowd | None) -> None:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Lay out the medians of one course, a row for each set, with our ratio to each peer and its goal."""
+    """Lay out the medians of one course for a terminal."""
+    lines = rows(results)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=False)]
+    return "\n".join(
+        "  " + "   ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=False)) for line in lines
+    )
+
+
+def rows(results: Sequence[Result]) -> list[list[str]]:
+    """The medians of one course, a row for each set, with our ratio to each peer and its goal."""
     names = list(dict.fromkeys(result.mover for result in results))
     lines = [["", *names, *(f"ours ÷ {name}" for name in names if name != OURS and OURS in names)]]
     for files in dict.fromkeys(result.set for result in results):
         row = {result.mover: result for result in results if result.set == files}
         times = [_seconds(row[name]) for name in names]
         lines.append([str(data.SETS[files]), *times, *(_ratio(row, name) for name in names if name != OURS)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=False)]
-    return "\n".join(
-        "  " + "   ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=False)) for line in lines
+    return lines
+
+
+_PAGE = """\
+Benchmarks
+==========
+
+.. Written by "make bench ARGS='--rst docs/benchmarks.rst'", which is also how to bring it up to date.
+
+Whole commands, from their start to their end, ours and those of programs that people use for the same job: the
+median of {runs}. Ours proves each file at the target before its source is removed; ``lftp`` and ``sftp`` prove
+nothing, ``rclone`` compares MD5 of both ends, ``rsync`` stands for two runs of it, the second with ``--checksum``,
+and ``cp`` for ``cp``, ``sync``, ``sha256sum`` at both ends, and ``rm``. A ratio stands beside its goal.
+
+To repeat it, as root on Debian, on a machine that does nothing else and has {needed} GiB of free memory::
+
+    make bench
+
+Servers run on loopback (OpenSSH, rsync, ProFTPD with mod_digest), files are on tmpfs, the ledger is on disk. In the
+courses that begin with ``wan``, all goes through a relay that holds each byte back for {delay:g} ms each way; a TCP
+connection as such is made at once, which it is not on a real line.
+
+{tables}
+
+The machine
+-----------
+
+{machine}
+"""
+
+
+def page(results: Sequence[Result], crowd: Crowd | None, runs: int) -> str:
+    """The page of the documentation that holds the tables."""
+    parts = []
+    for course in COURSES:
+        if own := [result for result in results if result.course == course]:
+            parts += [f"{course}\n{'-' * len(course)}", list_table(rows(own))]
+    if crowd:
+        title = "Very many files"
+        parts += [f"{title}\n{'-' * len(title)}", f"{data.EMPTY}, moved between two directories of this host:"]
+        parts += [f"{told_crowd(crowd).removeprefix('local').strip()}."]
+    machine = "\n".join(f"- {name}: {fact}" for name, fact in facts().items() if fact is not None)
+    return _PAGE.format(
+        runs=runs, needed=NEEDED_GIB, delay=ONE_WAY * 1000, tables="\n\n".join(parts), machine=machine
     )
+
+
+def list_table(lines: Sequence[Sequence[str]]) -> str:
+    """A table in reStructuredText; its first line is its head."""
+    cells = [[cell or "\\ " for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=False)]
+    rule = " ".join("=" * width for width in widths)
+    told = [" ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
+    return "\n".join([rule, told[0], rule, *told[1:], rule])
 
 
 def _seconds(result: Result) -> str:
@@ -292,6 +355,7 @@ def facts() -> dict[str, str | int | None]:
         "lftp": _first_line("lftp", "--version"),
         "rclone": _first_line("rclone", "version"),
         "rsync": _first_line("rsync", "--version"),
+        "proftpd": _first_line("proftpd", "--version"),
         OURS: _first_line(movers.program(), "--version"),
     }
 

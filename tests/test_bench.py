@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from benchmarks import data
-from benchmarks.bench import Result, table
+from benchmarks.bench import Result, page, table
 from benchmarks.data import FileSet
 from benchmarks.rig import Run, run
 
@@ -61,6 +62,24 @@ def test_a_failed_run_leaves_no_median() -> None:
     assert ours.median is None
     assert peer.median == 1.0
     assert table([ours, peer]).splitlines()[1].split() == ["5,000", "x", "10", "KiB", "FAILED", "1.00", "s", "-"]
+
+
+def test_the_page_holds_a_table_for_each_course_and_the_machine() -> None:
+    ours = Result("ftp", "small", "mistamover", [Run(1.0, 10.0)])
+    text = page([ours, Result("ftp", "small", "lftp", [Run(2.0, 10.0)])], None, 1)
+    lines = text.splitlines()
+    assert lines[lines.index("ftp") + 1] == "---"
+    rules = [line for line in lines if re.fullmatch("=+( =+)+", line)]
+    assert len(set(rules)) == 1
+    assert len(rules) == 3
+    head, first = lines[lines.index(rules[0]) + 1], lines[lines.index(rules[0]) + 3]
+    columns = [(found.start(), found.end()) for found in re.finditer("=+", rules[0])]
+    cells = [[line[start:end].strip() for start, end in columns] for line in (head, first)]
+    assert cells == [
+        ["\\", "mistamover", "lftp", "ours ÷ lftp"],
+        ["5,000 x 10 KiB", "1.00 s", "2.00 s", "0.50 ≤ 1.80"],
+    ]
+    assert "- kernel: " in text
 
 
 def test_a_ratio_stands_beside_its_goal() -> None:
