@@ -326,7 +326,8 @@ class Taken:
 
     links = frozenset({"dangling link", "link to a file outside", "link to the same bytes", "link to a directory"})
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, *, links: bool = True) -> None:
+        """Take the names; by links too that can be seen only where the far side shows ``links``."""
         target, outside = rig.target, rig.outside
         self.kinds: dict[str, Callable[[Path], object]] = {
             "same size": lambda path: write(path, noise(1000, "other")),
@@ -342,6 +343,8 @@ class Taken:
             "link to the same bytes": lambda path: path.symlink_to(outside / "same"),
             "link to a directory": lambda path: path.symlink_to(outside / "directory"),
         }
+        if not links:
+            del self.kinds["dangling link"], self.kinds["link to the same bytes"]
         write(outside / "precious", b"precious")
         write(outside / "same", noise(1000, "link to the same bytes"))
         (outside / "directory").mkdir()

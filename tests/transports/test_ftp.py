@@ -5,6 +5,7 @@ from __future__ import annotations
 import ftplib
 import os
 import re
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -52,11 +53,28 @@ class TestProftpd(ByFtp, TransportContract):
         return to(request.getfixturevalue("proftpd"))
 
 
-class TestVsftpdWithinTls(ByFtp):
+class TestProftpdWithoutDigests(ByFtp):
+    """What is staged is read back."""
+
+    strongest: ClassVar[Proof] = Proof.READBACK
+    proofs: ClassVar[frozenset[Proof]] = frozenset(Proof) - {Proof.DIGEST}
+    unsayable: ClassVar[re.Pattern[str]] = TestProftpd.unsayable
+
+    @pytest.fixture(scope="class")
+    def server(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proftpd]:
+        with running(Proftpd(tmp_path_factory.mktemp("proftpd"), digests=False)) as server:
+            yield server
+
+    def options(self, request: pytest.FixtureRequest) -> Options:
+        return to(request.getfixturevalue("server"))
+
+
+class TestVsftpdWithinTls(ByFtp, TransportContract):
     """A server that gives no digests, and demands one TLS session for all connections."""
 
     strongest: ClassVar[Proof] = Proof.READBACK
     proofs: ClassVar[frozenset[Proof]] = frozenset(Proof) - {Proof.DIGEST}
+    shows_links: ClassVar[bool] = False
 
     def options(self, request: pytest.FixtureRequest) -> Options:
         options: Options = request.getfixturevalue("vsftpd")
@@ -66,11 +84,13 @@ class TestVsftpdWithinTls(ByFtp):
 def test_a_command_that_is_refused_is_no_fault_of_the_connection(vsftpd: Options, tmp_path: Path) -> None:
     """vsftpd then leaves the data connection alone: nobody shakes hands on it."""
     rig = Rig(tmp_path, vsftpd)
-    client = cast("ftp.Ftps", rig.open(log_in={"connect_timeout": "1"}))._client
+    client = cast("ftp.Ftps", rig.open())._client
+    began = time.monotonic()
     transfer = client.transfer(f"STOR {rig.target}/no/such/directory/file")
     with client.data(transfer) as data:
         assert data is None
     assert client.wait_for(transfer).code == 553
+    assert time.monotonic() - began < 5
     assert client.call("NOOP").is_ok
     rig.close()
 
@@ -86,6 +106,21 @@ class TestConnection(ConnectionContract):
     def options_of(self, server: Server) -> Options:
         assert isinstance(server, Daemon)
         return to(server)
+
+
+class TestConnectionWithinTls(ConnectionContract):
+    """The same where the server's process does the TLS as well."""
+
+    @pytest.fixture
+    def server(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+        directory = tmp_path_factory.mktemp("proftpd-to-hurt")
+        with running(Proftpd(directory, certificate=Certificate.make(directory))) as server:
+            yield server
+
+    def options_of(self, server: Server) -> Options:
+        assert isinstance(server, Proftpd)
+        assert server.certificate is not None
+        return within_tls(server, server.certificate)
 
 
 def stream_to(server: Daemon, tmp_path: Path, files: int, report: Report) -> Stream:

@@ -23,7 +23,7 @@ from tests.conftest import StartSshd
 from tests.daemon import running
 from tests.faults.rig import strace
 from tests.rsyncd import MODULE, PASSWORD, USER, Rsyncd
-from tests.sshd import Sshd, wait_for
+from tests.sshd import Sshd, make_key, wait_for
 
 pytestmark = pytest.mark.needs("rsync", "sshd", "setpriv")
 
@@ -249,6 +249,16 @@ def test_a_target_with_blanks_and_wildcards_is_one_path(sshd: Sshd, tmp_path: Pa
     assert failed(deliver(transport, rig.units(transport))) == {}
     assert tree(odd) == tree(rig.spool)
     assert os.listdir(rig.target) == [odd.name]
+    rig.close()
+
+
+def test_a_wrong_key_is_tried_once_and_refused(start_sshd: StartSshd, tmp_path: Path) -> None:
+    server = start_sshd()
+    make_key(tmp_path / "stranger")
+    rig = Rig(tmp_path, over_ssh(server))
+    with pytest.raises(TargetRefused, match=r"log-in refused; check \[rsync_ssh\]"):
+        rig.open(log_in={"key_file": str(tmp_path / "stranger")})
+    assert server.log.read_text().count("Connection from") == 1
     rig.close()
 
 
