@@ -6,10 +6,10 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import SecretStr, ValidationError
 
@@ -22,6 +22,7 @@ from mistamover.options import (
     SECTIONS,
     PasswordLogIn,
     Section,
+    ServiceSettings,
     Settings,
     as_text,
     has_default,
@@ -35,6 +36,11 @@ SYSTEM_GLOBAL = Path("/etc/mistamover/global.ini")
 _ENVIRONMENT = "CONFIG__"
 _BASE = ("global", "base_data_dir")
 _SPOOL = ("data_stream", "directory")
+_PID_FILE = ("global", "pid_file")
+PID_NAME = "mistamover.pid"
+ROOTS_PID_FILE = f"/run/mistamover/{PID_NAME}"
+
+_Model = TypeVar("_Model", Settings, ServiceSettings)
 
 
 # Loading
@@ -71,6 +77,51 @@ def load(
     if settings is None or draft.findings:
         raise ConfigError(draft.lines())
     return settings
+
+
+def load_service(global_file: Path, environ: Mapping[str, str] | None = None) -> ServiceSettings:
+    """Return what the service needs of the global file; raise ConfigError with all that is wrong with that.
+
+    What the file holds for streams is judged with each of them.
+    """
+    draft = Draft(global_file, None, os.environ if environ is None else environ)
+    settings = draft.service()
+    if settings is None or draft.findings:
+        raise ConfigError(draft.lines())
+    return settings
+
+
+def stream_files(settings: ServiceSettings) -> list[Path]:
+    """Return the stream files of the service as they are now; raise ConfigError where they cannot be listed."""
+    whole, listed = settings.global_.data_stream_config_dir, settings.global_.data_stream_list
+    directory = whole or settings.global_.config_dir
+    try:
+        found = sorted(path for path in directory.iterdir() if _may_be_stream_file(path, settings.path))
+    except OSError as error:
+        option = "data_stream_config_dir" if whole else "config_dir"
+        what = f"{settings.path}: [global] {option}: {shown(str(directory))}: {error.strerror}"
+        raise ConfigError([f"{what}; make the directory, or give another"]) from error
+    if whole:
+        return found
+    if listed is None:
+        return [path for path in found if path.suffix == ".ini"]
+    return [_file_of(name, directory) for name in dict.fromkeys(listed)]
+
+
+def _may_be_stream_file(path: Path, global_file: Path) -> bool:
+    """Whether it is no hidden file, no editor's copy, and not the global file."""
+    return (
+        not path.name.startswith(".")
+        and not path.name.endswith("~")
+        and path.is_file()
+        and not (global_file.exists() and path.samefile(global_file))
+    )
+
+
+def _file_of(name: str, directory: Path) -> Path:
+    """The file of a stream of that name, there or not."""
+    given = [directory / f"ds_{name}.ini", directory / f"{name}.ini"]
+    return next((path for path in given if path.exists()), given[1])
 
 
 class Draft:
@@ -116,8 +167,8 @@ class Draft:
         self._gather()
         if not self.readable:
             return None
-        self._substitute()
-        settings = self._validated()
+        self._substitute(SECTIONS)
+        settings = self._validated(Settings, SECTIONS)
         for check in CHECKS:
             check(self)
         needed = list(self.findings)
@@ -132,6 +183,18 @@ class Draft:
             return settings
         log_in = settings.log_in.model_copy(update={"password": self.values[protocol, "password"]})
         return settings.model_copy(update={protocol: log_in})
+
+    def service(self) -> ServiceSettings | None:
+        """Return the settings of the service, or None where a finding says why there are none."""
+        self._gather()
+        if not self.readable:
+            return None
+        sections = ("global", "logging")
+        self._substitute(sections)
+        settings = self._validated(ServiceSettings, sections)
+        for check in (_check_log_dir, _check_modes):
+            check(self)
+        return settings
 
     def _gather(self) -> None:
         """Take the options of all sources, the strongest last."""
@@ -168,8 +231,8 @@ class Draft:
                 section, _, option = variable.removeprefix(_ENVIRONMENT).partition("__")
                 yield Entry(section, option.lower(), text, Place(variable))
 
-    def _substitute(self) -> None:
-        """Make the effective texts of all options that were set or have a derived value."""
+    def _substitute(self, sections: Collection[str]) -> None:
+        """Make the effective texts of all options of these sections that were set or have a derived value."""
         given = {key: entry.text for key, entry in self.entries.items()}
         for key in [key for key, text in given.items() if not text]:
             self._drop(key, "has no value; give one or remove it")
@@ -178,13 +241,18 @@ class Draft:
         literal |= {key: text for key, text in self._derived().items() if key not in given}
         if _BASE in given:
             given.setdefault(_SPOOL, "$(global:base_data_dir)/$(data_stream:name)")
+        given.setdefault(_PID_FILE, ROOTS_PID_FILE if os.geteuid() == 0 else f"$(global:state_dir)/{PID_NAME}")
         defaults = {key: as_text(info.default) for key, info in OPTIONS.items() if has_default(info)}
         known = {key: text for key, text in (defaults | literal).items() if key not in given}
-        self._expand(ini.Substitution(given, known, SECRETS, OPTIONS), [*given, *literal])
+        wanted = [key for key in (*given, *literal) if key[0] in sections]
+        self._expand(ini.Substitution(given, known, SECRETS, OPTIONS), wanted)
 
     def _derived(self) -> dict[Key, str]:
-        name = self.stream_file.stem.removeprefix("ds_")
-        return {("data_stream", "name"): name, ("global", "state_dir"): _state_dir(self.environ)}
+        return {
+            ("data_stream", "name"): self.stream_file.stem.removeprefix("ds_"),
+            ("global", "state_dir"): _state_dir(self.environ),
+            ("global", "config_dir"): str(Path(self.documents[-1].source).absolute().parent / "streams"),
+        }
 
     def _expand(self, substitution: ini.Substitution, keys: Iterable[Key]) -> None:
         for key in keys:
@@ -200,14 +268,14 @@ class Draft:
         self.report(key, text)
         self._unusable.add(key)
 
-    def _validated(self) -> Settings | None:
+    def _validated(self, model: type[_Model], sections: Iterable[str]) -> _Model | None:
         """Return the settings, or None after findings; either way the good values are in ``values``."""
-        data: dict[str, Any] = {section: {} for section in SECTIONS} | {"path": self.stream_file.absolute()}
+        data: dict[str, Any] = {section: {} for section in sections} | {"path": self.stream_file.absolute()}
         for (section, option), text in self.texts.items():
             data[section][option] = text
         good: dict[tuple[type[Section], str], Any] = {}
         try:
-            return Settings.model_validate(data, context=good)
+            return model.model_validate(data, context=good)
         except ValidationError as error:
             self._report_errors(error.errors())
             return None

@@ -125,10 +125,10 @@ class Crew:
             with self._mutex:
                 self._free.append(lane)
 
-    def is_stopped(self, transport: Transport) -> bool:
-        """Whether a stop file lies in the target directory, or did not a moment ago."""
+    def is_stopped(self, transport: Transport, *, since: float = LOOK_EVERY) -> bool:
+        """Whether a stop file lies in the target directory, as seen ``since`` so many seconds at most."""
         now = time.monotonic()
-        if now - self._looked < LOOK_EVERY:
+        if now - self._looked < since:
             return False
         if transport.is_stopped():
             return True
@@ -206,7 +206,7 @@ def prepare(settings: Settings) -> Carried:
     with crew.lane() as lane:
         try:
             transport = _connected(settings, crew, lane)
-            if crew.is_stopped(transport):
+            if crew.is_stopped(transport, since=0):
                 return Carried([], is_stopped=True)
             transport.sweep()
             transport.proof  # noqa: B018 - raises where the proof asked for cannot be had

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from mistamover.options import Logging, Settings
+from mistamover.options import SECRETS, Logging, Settings
 
 MAIN = "mistamover"
 """The name of the service's own log. No stream can have it."""
@@ -77,6 +77,13 @@ def hide(secret: str) -> None:
     forms = {secret, shown(secret), one_line(secret), repr(secret)[1:-1], ascii(secret)[1:-1]}
     _secrets.extend(form for form in forms if len(form) >= SHORTEST_SECRET and form not in _secrets)
     _secrets.sort(key=len, reverse=True)
+
+
+def hide_secrets(settings: Settings) -> None:
+    """Never write down the secrets of a configuration, from now on."""
+    for section, option in SECRETS:
+        if (secret := getattr(getattr(settings, section), option)) is not None:
+            hide(secret.get_secret_value())
 
 
 def redacted(text: str) -> str:

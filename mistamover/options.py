@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 BUILT_IN = ("local", "sftp", "rsync_ssh", "rsync_native", "ftp", "ftps")
 ENTRY_POINTS = "mistamover.transports"
 OWN_LOGS = ("mistamover", "log")
+OWN_FILES = ("service.json", "service.json.new", "service.lock", "mistamover.pid")
 """The log of the service itself, and the directory of logs in state_dir, beside those of streams."""
 
 
@@ -62,7 +63,7 @@ def _checksum(text: str) -> str:
 def _stream_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", text):
         raise ValueError
-    if text in (*OWN_PLACES, *OWN_LOGS):
+    if text in (*OWN_PLACES, *OWN_LOGS, *OWN_FILES):
         raise ValueError(f"{shown(text)} is what mistamover calls a place of its own; give another name")
     return text
 
@@ -162,6 +163,7 @@ PathBelow = Annotated[
     str, Kind("path in the spool", "a path below the spool, without dot-names"), from_text(ini.path_below)
 ]
 Secret = Annotated[SecretStr, Kind("secret", "one line of UTF-8 text"), from_text(ini.line)]
+Names = Annotated[tuple[str, ...], Kind("names", "names parted by blanks or commas"), from_text(ini.words)]
 StreamName = Annotated[
     str,
     Kind("name", "at most 64 letters, digits and . _ -, not beginning with a dot"),
@@ -219,6 +221,30 @@ class Global(Section):
         3.0,
         gt=0,
         description="How long run waits between two passes over a spool, at most; units may be found sooner.",
+    )
+    config_dir: AbsolutePath = Field(
+        description="The directory of the service's stream files: NAME.ini or, as in 0.1.0, ds_NAME.ini.",
+        json_schema_extra={"derived": "the directory streams beside the global file"},
+    )
+    data_stream_list: Names | None = Field(
+        None, description="The names of the streams that the service runs; without it, all of config_dir."
+    )
+    data_stream_config_dir: AbsolutePath | None = Field(
+        None,
+        description="A directory of which every file is a stream file, whatever it is called; takes the place of "
+        "config_dir and data_stream_list.",
+    )
+    pid_file: AbsolutePath = Field(
+        description="The file with the process number of the service.",
+        json_schema_extra={"derived": "/run/mistamover/mistamover.pid for root, else mistamover.pid in state_dir"},
+    )
+    max_restarts: Count = Field(
+        5,
+        description="How often a worker that dies is started again within ten minutes, before its stream rests "
+        "until a reload.",
+    )
+    hang_timeout: Seconds = Field(
+        300.0, gt=0, description="A worker that gives no sign of life for so long is killed and replaced."
     )
 
 
@@ -460,6 +486,16 @@ class Settings(BaseModel):
         """The section of the stream's protocol; None where that has none."""
         section = getattr(self, self.outgoing.transfer_protocol, None)
         return section if isinstance(section, LogIn) else None
+
+
+class ServiceSettings(BaseModel):
+    """What the service needs besides the settings of its streams: the global file's own."""
+
+    model_config = _MODEL
+
+    path: Path
+    global_: Global = Field(alias="global")
+    logging: Logging
 
 
 SECTIONS: dict[str, type[Section]] = {

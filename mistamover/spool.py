@@ -26,6 +26,8 @@ from mistamover.unit import OWN_NAME, Identity, Unit
 TRASH = f"{OWN_NAME}/trash"
 QUARANTINE = f"{OWN_NAME}/quarantine"
 REASON = ".reason"
+LONGEST_LINE = 200
+"""Bytes of what a stop file says that are shown."""
 TWINS = 64
 """Files with several names that are held open at most while their names are removed."""
 LONGEST_NUMBER = 19
@@ -235,6 +237,19 @@ class Spool:
         except FileNotFoundError:
             return False
         return True
+
+    def first_line(self, name: str) -> str:
+        """What a small file in the spool says, for people: where it cannot be read, nothing."""
+        try:
+            fd = os.open(name, fs.FILE, dir_fd=self._root)
+        except OSError:
+            return ""
+        try:
+            return os.read(fd, LONGEST_LINE).decode("utf-8", "replace").partition("\n")[0].strip()
+        except OSError:
+            return ""
+        finally:
+            os.close(fd)
 
     # -- find ------------------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ from mistamover.errors import (
 )
 from mistamover.lane import Carried, Crew
 from mistamover.ledger import Ledger
-from mistamover.log import files
+from mistamover.log import files, shown
 from mistamover.options import Settings
 from mistamover.spool import Skipped, Spool
 from mistamover.transports import transport_class
@@ -147,6 +147,13 @@ class Summary:
     """Of the units that this pass is to send, as far as it has looked."""
     settles_at: float = inf
     """When the first of the units that still settle will have done so, on the monotonic clock."""
+    waiting: int = 0
+    waiting_bytes: int = 0
+    """Of the units that are not delivered, as far as it has looked: on their way, settling, or failed before."""
+    oldest: float = 0.0
+    """The time of the oldest that this pass found of them, in seconds since the epoch; 0 where there is none."""
+    next_try: float = 0.0
+    """When the first unit that failed is tried again, in seconds since the epoch; 0 where none waits for that."""
     delivered_bytes: int = 0
     seconds: float = 0.0
     scanning: float = 0.0
@@ -156,11 +163,30 @@ class Summary:
     error: MistamoverError | None = None
     """Why the target could not be used."""
     is_paused: bool = False
+    why_paused: str = ""
     is_complete: bool = False
     """Whether the last unit of a stream that has an end was delivered, and nothing is left."""
     is_interrupted: bool = False
     is_ended: bool = False
     """Whether it is of a run that has no end of its own and was ended as such a run is meant to be."""
+
+    def note_waiting(self, unit: Unit) -> None:
+        """One more that is not delivered yet."""
+        self.waiting += 1
+        self.waiting_bytes += unit.size
+        age = unit.identity.mtime_ns / 1e9
+        self.oldest = min(self.oldest, age) if self.oldest else age
+
+    def note_settled(self, unit: Unit) -> None:
+        """One less: it was delivered, set aside, or is gone."""
+        self.waiting -= 1
+        self.waiting_bytes -= unit.size
+        if not self.waiting:
+            self.oldest = 0.0
+
+    def note_next_try(self, moment: float) -> None:
+        """A unit waits for that."""
+        self.next_try = min(self.next_try, moment) if self.next_try else moment
 
     @property
     def unfinished(self) -> int:
@@ -316,6 +342,10 @@ class Stream:
         self._ledger.close()
         self._spool.close()
 
+    def quarantined(self) -> int:
+        """How many units are set aside."""
+        return self._ledger.quarantined()
+
     def breathe(self) -> float:
         """Say that we are alive, unless a lane hangs; gives the seconds until that is due again.
 
@@ -376,6 +406,7 @@ class Stream:
     def _note_found(self, unit: Unit) -> None:
         self.summary.found += 1
         self.summary.found_bytes += unit.size
+        self.summary.note_waiting(unit)
         if self.summary.found == 1:
             # The log-in goes on while we scan.
             self._prepared = self._lanes().submit(lane.prepare, self.settings)
@@ -431,12 +462,14 @@ class Stream:
     def _is_paused(self) -> bool:
         name = self.settings.incoming.stop_file
         if not self.summary.is_paused and self._spool.has_stop_file(name):
-            self._pause(f"{self.settings.data_stream.directory}/{name}")
+            said = self._spool.first_line(name)
+            self._pause(f"{self.settings.data_stream.directory}/{name}", said and f' ("{shown(said)}")')
         return self.summary.is_paused
 
-    def _pause(self, what: str) -> None:
+    def _pause(self, what: str, said: str = "") -> None:
         self.summary.is_paused = True
-        self._tell(Event(Kind.PAUSED, reason=f"paused by {what}; remove it to go on"))
+        self.summary.why_paused = f"paused by {what}{said}; remove it to go on"
+        self._tell(Event(Kind.PAUSED, reason=self.summary.why_paused))
 
     def _tell(self, event: Event) -> None:
         self.summary.counts[event.kind] += 1
@@ -475,6 +508,8 @@ class Stream:
         if verdict is Verdict.KEEP:
             self._tell(Event(Kind.UNCHANGED, unit.path, unit=unit))
         elif verdict is Verdict.WAIT:
+            self.summary.note_waiting(unit)
+            self.summary.note_next_try(record.next_try)
             reason = f"{record.reason}; next try {when(record.next_try)}"
             self._tell(Event(Kind.WAITING, unit.path, reason, unit))
         else:
@@ -516,6 +551,7 @@ class Stream:
         settled: list[Unit] = []
         for before, now in zip(young, self._spool.look_again(young), strict=True):
             if now is None:
+                self.summary.note_settled(before)
                 self._tell(Event(Kind.VANISHED, before.path, "it is gone", before))
             elif now.identity == before.identity or self._settles_in(now) <= 0:
                 settled.append(now)
@@ -670,6 +706,7 @@ class Stream:
                 records = self._ledger.deliver(delivered, time.time())
                 seconds = time.monotonic() - began
                 for unit in delivered:
+                    self.summary.note_settled(unit)
                     self.summary.delivered_bytes += unit.size
                     self.summary.proofs[unit.proof] += 1
                     self._tell(Event(Kind.DELIVERED, unit.path, unit=unit, seconds=seconds))
@@ -713,6 +750,7 @@ class Stream:
     def _fail(self, unit: Unit, error: UnitError) -> None:
         """A unit was not delivered: it starts again, waits, or is set aside."""
         if isinstance(error, SourceGone):
+            self.summary.note_settled(unit)
             self._tell(Event(Kind.VANISHED, unit.path, str(error), unit))
             return
         if isinstance(error, SourceMoved | Parked):
@@ -724,11 +762,13 @@ class Stream:
         is_spent = not error.retry or attempts >= outgoing.retry_count
         now = time.time()
         if error.fault is Fault.UNIT and is_spent:
+            self.summary.note_settled(unit)
             reason = str(error) if not error.retry else f"{error} (failed {attempts} times)"
             self._set_aside(unit, self._ledger.quarantine(unit, attempts, reason, now), reason)
             return
         next_try = now + next_wait(attempts, outgoing.retry_interval, random.random())  # noqa: S311
         self._ledger.wait(unit, attempts, next_try, str(error), now)
+        self.summary.note_next_try(next_try)
         self._tell(Event(Kind.WAITING, unit.path, f"{error}; next try {when(next_try)}", unit))
 
     def _set_aside(self, unit: Unit, record: int, reason: str) -> None:

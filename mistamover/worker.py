@@ -14,14 +14,17 @@ from itertools import islice
 from logging import DEBUG, ERROR, INFO, WARNING
 from math import inf
 from types import FrameType
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from mistamover.errors import Exit, LedgerError, MistamoverError, SpoolError, TargetRefused
 from mistamover.log import Log, duration, files, shown, size
 from mistamover.options import Settings
 from mistamover.stream import BREATH, Event, Kind, Report, Stop, Stream, Summary, nothing, target_name
-from mistamover.unit import Ignored, next_wait
+from mistamover.unit import Ignored, Unit, next_wait, unit_id
 from mistamover.watch import Watch
+
+if TYPE_CHECKING:
+    from mistamover.pulse import Pulse
 
 REST_AFTER = 60.0
 """Seconds without work after which the lanes log out."""
@@ -35,6 +38,7 @@ GATHER = 0.02
 """Seconds in which events gather."""
 REMEMBERED = 50_000
 """Events of one kind at most of which is known that they were told."""
+LONGEST_BREATH = 10.0
 TICK = 1.0
 PROGRESS_EVERY = 10.0
 
@@ -79,10 +83,16 @@ class Worker:
         now: bool = False,
         alive: Callable[[], None] = nothing,
         hang_timeout: float = inf,
+        pulse: Pulse | None = None,
     ) -> None:
         """``alive`` and ``hang_timeout``: see :class:`~mistamover.stream.Stream`."""
         self.settings = settings
         self._alive = alive
+        self._breath = max(BREATH, min(hang_timeout / 4, LONGEST_BREATH))
+        """Seconds between two signs of life while nothing is to be done: each of them costs."""
+        self._pulse = pulse
+        self._quarantined = -1
+        """Units that are set aside; below 0 where nobody has counted."""
         self._hang_timeout = hang_timeout
         self._now = now
         self.log = log
@@ -176,6 +186,7 @@ class Worker:
             self.log.tell(INFO, f"the spool is looked through every {every}; it cannot be watched: {reason}")
 
     def _opened(self, watch: Watch | None = None) -> Stream:
+        self._alive()
         stream = Stream(
             self.settings, self._hear, self.stop, alive=self._live, hang_timeout=self._hang_timeout, watch=watch
         )
@@ -197,6 +208,11 @@ class Worker:
         self._news.turn(is_whole=summary.error is None and not summary.is_paused)
         self._note_pause(summary)
         self._tell_pass(summary, patient=patient)
+        if self._pulse is not None:
+            self._trouble = ""
+            if self._quarantined < 0 or summary.counts[Kind.QUARANTINED] or summary.counts[Kind.DELIVERED]:
+                self._quarantined = stream.quarantined()
+            self._beat()
         return summary
 
     def _tell_untold(self) -> None:
@@ -243,6 +259,21 @@ class Worker:
         if text != self._trouble:
             self._trouble = text
             self.log.tell(ERROR, f"{text}; trying again")
+        self._beat()
+
+    def _beat(self) -> None:
+        """Have the heartbeat say how things stand."""
+        stream = self._stream
+        if self._pulse is None:
+            return
+        from mistamover.pulse import condition  # the service's alone
+
+        summary = stream.summary if stream else Summary()
+        stages = [lane.stage for lane in stream.crew.lanes] if stream else []
+        is_working = any(stage != "idle" for stage in stages)
+        state, why = condition(summary, is_passing=self._is_passing, is_working=is_working, trouble=self._trouble)
+        moved = self.total.delivered_bytes + (summary.delivered_bytes if self._is_passing else 0)
+        self._pulse.beat(state, why, summary, moved=moved, quarantined=max(0, self._quarantined))
 
     # -- waits between them ------------------------------------------------------------------------------
 
@@ -286,8 +317,8 @@ class Worker:
             until = min(until, max(soonest, watch.due(since, settle_time)))
             if (now := time.monotonic()) >= until:
                 return
-            pause = min(stream.breathe(), until - now)
-            is_told = self.stop.listen(pause, watch.fd if until > soonest else None)
+            stream.breathe()
+            is_told = self.stop.listen(min(self._breath, until - now), watch.fd if until > soonest else None)
             since = time.monotonic()
             if is_told:
                 # Events that are no news must not keep us busy: they may gather for a moment.
@@ -298,22 +329,34 @@ class Worker:
     def _hear(self, event: Event) -> None:
         """Pass an event on. Comes twice for each unit, so what nobody wants has to cost nothing."""
         kind = event.kind
+        if self._pulse is not None:
+            self._pulse.hear(event)
         if kind is Kind.DELIVERED:
             if self._is_paused:
                 self._go_on()
             if event.path == self._last_unit:
                 self._is_last_delivered = True
             if self._tells_units:
-                self._tell_delivery(event.unit)
+                self._tell_delivery(event.unit, event.seconds)
         elif kind is not Kind.REMOVED and kind is not Kind.UNCHANGED and not self._write_down(event):
             return
         if self._report is not None:
             self._report(event)
 
-    def _tell_delivery(self, unit: Unit | None) -> None:
+    def _tell_delivery(self, unit: Unit | None, seconds: float) -> None:
         assert unit is not None  # noqa: S101 - a delivery is always a unit's
         algorithm = self.settings.outgoing.checksum
-        self.log.unit(unit.path, unit.size, 0.0, algorithm, unit.digest, unit.proof, self._target, 1, None)
+        self.log.unit(
+            unit.path,
+            unit.size,
+            seconds,
+            algorithm,
+            unit.digest,
+            unit.proof,
+            self._target,
+            unit.attempt,
+            unit_id(unit),
+        )
 
     def _write_down(self, event: Event) -> bool:
         """Log an event, unless it was told before and is still so."""
@@ -374,6 +417,8 @@ class Worker:
 
     def _tick(self) -> None:
         self.log.flush()
+        if self._is_passing:
+            self._beat()
         if self.tells_progress and time.monotonic() >= self._next_progress:
             self._next_progress = time.monotonic() + PROGRESS_EVERY
             self._tell_progress()

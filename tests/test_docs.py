@@ -238,7 +238,7 @@ def test_every_page_is_in_the_index() -> None:
         (missing_files, "see ``nothing.py``"),
         (unknown_targets_of_make, "try ``make haste``"),
         (unknown_targets_of_make, "try::\n\n    make haste\n"),
-        (unknown_commands, "try ``mistamover start``"),
+        (unknown_commands, "try ``mistamover begin``"),
         (unknown_commands, "try::\n\n    $ mistamover run --twice x.ini\n"),
         (unknown_commands, "try::\n\n    bin/mistamover quarantine empty x.ini\n"),
         (unknown_commands, "try ``mistamover check\n--once x.ini``"),

@@ -18,6 +18,13 @@ _COMMANDS = {
     "check": ("check:check", "Look for faults in a stream's configuration, and at its target."),
     "history": ("history:history", "Show what was delivered, and what waits or failed."),
     "quarantine": ("quarantine:quarantine", "List, show and release units that were set aside."),
+    "start": ("service:start", "Start the service: a worker for each stream file."),
+    "stop": ("service:stop", "Stop the service."),
+    "restart": ("service:restart", "Stop the service, if it runs, and start it."),
+    "reload": ("service:reload_", "Have the service read its configuration again."),
+    "status": ("status:status", "Show what the service and its streams do."),
+    "pause": ("pause:pause", "Pause a stream."),
+    "resume": ("pause:resume", "Have a paused stream go on."),
     "completion": ("completion:completion", "Print the script that completes commands in a shell."),
 }
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from mistamover.errors import Exit, MistamoverError
+from mistamover.errors import ConfigError, Exit, MistamoverError
 
 if TYPE_CHECKING:
-    from mistamover.options import Settings
+    from mistamover.options import ServiceSettings, Settings
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -30,29 +30,47 @@ def record_command(function: Callable[..., int]) -> Callable[..., int]:
     return _command(function, only_record=True)
 
 
+def service_command(function: Callable[..., int]) -> Callable[..., int]:
+    """A command about the service: --config and --debug, and its errors as lines for a person."""
+
+    @wraps(function)
+    def guarded(global_file: Path | None, *, debug: bool, **options: Any) -> int:
+        return _guarded(lambda: function(load_service(global_file), **options), debug=debug)
+
+    for option in (_CONFIG, _DEBUG):
+        guarded = option(guarded)
+    return guarded
+
+
 def _command(function: Callable[..., int], *, only_record: bool) -> Callable[..., int]:
     @wraps(function)
     def guarded(stream_file: Path, global_file: Path | None, *, debug: bool, **options: Any) -> int:
-        try:
-            settings = load(stream_file, global_file, only_record=only_record)
-            if wants_debug:
-                options["debug"] = debug
-            return function(settings, **options)
-        except MistamoverError as error:
-            if debug:
-                _tell_traceback()
-            return tell_error(error)
-        except BrokenPipeError as error:
-            return unwritable(error)
-        except (KeyboardInterrupt, click.ClickException, click.exceptions.Exit):
-            raise
-        except Exception as error:  # noqa: BLE001 - a fault of ours: one line for it too
-            return _tell_fault(error, debug=debug)
+        if wants_debug:
+            options["debug"] = debug
+        return _guarded(
+            lambda: function(load(stream_file, global_file, only_record=only_record), **options), debug=debug
+        )
 
     wants_debug = "debug" in function.__annotations__
     for option in (_STREAM, _CONFIG, _DEBUG):
         guarded = option(guarded)
     return guarded
+
+
+def _guarded(command: Callable[[], int], *, debug: bool) -> int:
+    """Run a command; what goes wrong becomes lines for a person, and its exit code."""
+    try:
+        return command()
+    except MistamoverError as error:
+        if debug:
+            _tell_traceback()
+        return tell_error(error)
+    except BrokenPipeError as error:
+        return unwritable(error)
+    except (KeyboardInterrupt, click.ClickException, click.exceptions.Exit):
+        raise
+    except Exception as error:  # noqa: BLE001 - a fault of ours: one line for it too
+        return _tell_fault(error, debug=debug)
 
 
 _STREAM = click.argument("stream_file", metavar="STREAM.ini", type=click.Path(path_type=Path))
@@ -68,13 +86,23 @@ _DEBUG = click.option("--debug", is_flag=True, help="Show tracebacks, and what l
 
 def load(stream_file: Path, global_file: Path | None, *, only_record: bool) -> Settings:
     """The settings of a stream; from here on its secrets are shown nowhere."""
-    from mistamover import config, log, options
+    from mistamover import config, log
 
     settings = config.load(stream_file, config.find_global(global_file), only_record=only_record)
-    for section, option in options.SECRETS:
-        if (secret := getattr(getattr(settings, section), option)) is not None:
-            log.hide(secret.get_secret_value())
+    log.hide_secrets(settings)
     return settings
+
+
+def load_service(global_file: Path | None) -> ServiceSettings:
+    """The settings of the service; raises ``ConfigError`` where there is no global file."""
+    from mistamover import config
+
+    found = config.find_global(global_file)
+    if found is None:
+        raise ConfigError(
+            [f"the service needs a global file; write {config.SYSTEM_GLOBAL}, or give --config GLOBAL.ini"]
+        )
+    return config.load_service(found)
 
 
 def tell_error(error: MistamoverError) -> int:

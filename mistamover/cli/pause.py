@@ -1,0 +1,86 @@
+"""``mistamover pause`` and ``resume``: the stop file in a stream's spool."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mistamover.cli.common import load, service_command
+from mistamover.cli.help import Command
+from mistamover.errors import Exit, SpoolError
+
+if TYPE_CHECKING:
+    from mistamover.options import ServiceSettings
+
+
+@click.command(cls=Command, short_help="Pause a stream.")
+@click.argument("name")
+@click.option("--reason", default="", help="Why: status shows it.")
+@service_command
+def pause(settings: ServiceSettings, *, name: str, reason: str) -> int:
+    """Pause the stream NAME after the batch that is on its way, until it is resumed.
+
+    For example:
+
+        mistamover pause images --reason "the archive is moved to new disks"
+
+    It writes the stop file into the stream's spool; NAME may be the path of a stream
+    file too. Exit codes: 0 it is paused; 1 the stop file cannot be written; 2 no such
+    stream.
+    """
+    from mistamover.log import one_line, shown
+
+    path = _stop_file(settings, name)
+    said = one_line(
+        f"paused by {getpass.getuser()} at {time.strftime('%Y-%m-%d %H:%M:%S')}: {reason or 'no reason'}"
+    )
+    try:
+        with path.open("x") as file:
+            file.write(f"{said}\n")
+    except FileExistsError:
+        click.echo(f"paused already, by {shown(str(path))}")
+    except OSError as error:
+        raise SpoolError(f"{path}: {error.strerror}; the stream goes on") from error
+    else:
+        click.echo(f"paused, by {shown(str(path))}")
+    return Exit.DONE
+
+
+@click.command(cls=Command, short_help="Have a paused stream go on.")
+@click.argument("name")
+@service_command
+def resume(settings: ServiceSettings, *, name: str) -> int:
+    """Have the stream NAME go on: remove the stop file from its spool.
+
+    For example:
+
+        mistamover resume images
+
+    Exit codes: 0 it is not paused; 1 the stop file cannot be removed; 2 no such stream.
+    """
+    from mistamover.log import shown
+
+    path = _stop_file(settings, name)
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        click.echo("it was not paused")
+    except OSError as error:
+        raise SpoolError(f"{path}: {error.strerror}; the stream stays paused") from error
+    else:
+        click.echo(f"goes on: {shown(str(path))} is removed")
+    return Exit.DONE
+
+
+def _stop_file(settings: ServiceSettings, name: str) -> Path:
+    """The stop file of a stream, by its name in the service, or by the path of its file."""
+    from mistamover.cli.service import stream_path
+
+    path = Path(name) if os.sep in name or name.endswith(".ini") else stream_path(settings, name)
+    stream = load(path, settings.path, only_record=True)
+    return stream.data_stream.directory / stream.incoming.stop_file

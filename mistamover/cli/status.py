@@ -1,0 +1,199 @@
+"""``mistamover status``: what the service and each of its streams do."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from mistamover.cli.common import service_command
+from mistamover.cli.help import Command
+from mistamover.errors import Exit
+
+if TYPE_CHECKING:
+    from mistamover.heartbeat import Heartbeat, Service, Standing, State
+    from mistamover.options import ServiceSettings
+
+EVERY = 2.0
+"""Seconds between two pictures of ``--watch``."""
+HEADS = ("  stream", "state", "since", "waiting", "today", "rate", "failed", "quarantine", "oldest", "next try")
+
+
+class Row(NamedTuple):
+    """What is told of one stream."""
+
+    name: str
+    state: State
+    since: float
+    why: str
+    told: Heartbeat
+    standing: Standing
+
+    @property
+    def needs_a_person(self) -> bool:
+        """Whether it stands out."""
+        from mistamover.heartbeat import NEEDS_A_PERSON
+
+        return self.state in NEEDS_A_PERSON or bool(self.standing.findings or self.told.quarantined)
+
+
+@click.command(cls=Command, short_help="Show what the service and its streams do.")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
+@service_command
+def status(settings: ServiceSettings, *, name: str | None, as_json: bool, watch: bool) -> int:
+    """Show what the service does, and each stream, or only the stream NAME.
+
+    For example:
+
+        mistamover status
+        mistamover status images --json
+
+    Below a stream stands why it is as it is. One that needs a person is marked with "!".
+
+    Exit codes: 0 all is well; 1 some stream needs a person, or the service does not run;
+    2 usage, or no such stream.
+    """
+    state_dir = settings.global_.state_dir
+    if not watch:
+        return _show(state_dir, name, as_json=as_json)
+    while True:
+        if sys.stdout.isatty() and not as_json:
+            click.clear()
+        _show(state_dir, name, as_json=as_json)
+        sys.stdout.flush()
+        time.sleep(EVERY)
+
+
+def _show(state_dir: Path, name: str | None, *, as_json: bool) -> int:
+    from mistamover import heartbeat
+    from mistamover.service import is_running
+
+    service = heartbeat.read_service(state_dir)
+    runs = is_running(state_dir)
+    rows = [row for row in read(state_dir, service) if name in (None, row.name)]
+    if name is not None and not rows:
+        raise click.UsageError(f"the service has no stream {name!r}; it has {', '.join(service.streams) or 'none'}")
+    for line in _json(service, rows, runs=runs) if as_json else _lines(service, rows, runs=runs):
+        click.echo(line)
+    is_well = runs and not service.findings and not any(row.needs_a_person for row in rows)
+    return Exit.DONE if is_well else Exit.UNFINISHED
+
+
+def read(state_dir: Path, service: Service) -> list[Row]:
+    """What is known of each stream of the service, by name."""
+    from mistamover.heartbeat import read_heartbeat
+    from mistamover.supervisor import state_of
+
+    rows = []
+    for name, standing in sorted(service.streams.items()):
+        told = read_heartbeat(state_dir / name)
+        rows.append(Row(name, *state_of(standing, told), told, standing))
+    return rows
+
+
+# -- for people --------------------------------------------------------------------------------------------
+
+
+def _lines(service: Service, rows: Sequence[Row], *, runs: bool) -> Iterator[str]:
+    from mistamover.cli.history import aligned
+    from mistamover.log import safe
+    from mistamover.stream import when
+
+    if not runs:
+        yield "the service does not run; mistamover start starts it"
+        if rows:
+            yield "as it was left:"
+    else:
+        doing = "stops" if service.is_ending else "runs"
+        yield f"the service {doing} since {when(service.since)} (process {service.pid}, version {service.version})"
+    yield from map(safe, service.findings)
+    if not rows:
+        if runs:
+            yield "it has no streams"
+        return
+    cells = [HEADS, *(_cells(row, time.time()) for row in rows)]
+    head, *table = aligned(cells, right={3, 4, 5, 6, 7})
+    yield head
+    for row, line in zip(rows, table, strict=True):
+        yield click.style(line, fg="red", bold=True) if row.needs_a_person else line
+        yield from (f"      {safe(text)}" for text in _reasons(row))
+
+
+def _cells(row: Row, now: float) -> tuple[str, ...]:
+    from mistamover.log import shown, size
+
+    told = row.told
+    waiting = f"{told.waiting:,}, {size(told.waiting_bytes)}" if told.waiting else "0"
+    is_today = told.day == time.strftime("%Y-%m-%d", time.localtime(now))
+    today = f"{told.delivered:,}, {size(told.delivered_bytes)}" if is_today and told.delivered else "0"
+    return (
+        f"{'! ' if row.needs_a_person else '  '}{shown(row.name)}",
+        row.state.value,
+        moment(row.since, now),
+        waiting,
+        today,
+        f"{size(told.rate)}/s" if told.rate else "",
+        f"{told.failed:,}" if told.failed else "",
+        f"{told.quarantined:,}" if told.quarantined else "",
+        moment(told.oldest, now),
+        moment(told.next_try, now),
+    )
+
+
+def moment(when: float, now: float) -> str:
+    """A time for a narrow column: that of the day where it is today's, else its date; empty for none."""
+    if not when:
+        return ""
+    then, today = time.localtime(when), time.localtime(now)
+    return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%Y-%m-%d", then)
+
+
+def _reasons(row: Row) -> Iterator[str]:
+    from mistamover.cli.common import shell_word
+
+    if row.why:
+        yield row.why
+    elif row.told.last_error and (row.told.failed or row.told.quarantined):
+        yield f"last: {row.told.last_error}"
+    yield from row.standing.findings if row.why not in row.standing.findings else ()
+    if row.told.quarantined:
+        yield f"mistamover quarantine list {shell_word(Path(row.standing.path))}"
+
+
+# -- for machines ------------------------------------------------------------------------------------------
+
+
+def _json(service: Service, rows: Sequence[Row], *, runs: bool) -> Iterator[str]:
+    from mistamover.log import redacted
+
+    told: dict[str, Any] = {
+        "running": runs,
+        "pid": service.pid,
+        "since": service.since,
+        "version": service.version,
+        "config": service.config,
+        "findings": service.findings,
+        "streams": {row.name: _members(row) for row in rows},
+    }
+    yield redacted(json.dumps(told))
+
+
+def _members(row: Row) -> dict[str, Any]:
+    told = asdict(row.told) | {"pid": row.standing.pid}
+    return told | {
+        "state": row.state.value,
+        "since": row.since,
+        "why": row.why,
+        "needs_a_person": row.needs_a_person,
+        "file": row.standing.path,
+        "findings": row.standing.findings,
+        "deaths": row.standing.deaths,
+    }

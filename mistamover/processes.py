@@ -1,0 +1,75 @@
+"""What the standard library lacks for processes that belong together (prctl(2), pidfd_open(2), sd_notify(3))."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from contextlib import suppress
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, however it ends; at once where it has ended.
+
+    Every step of a move may be repeated, so being killed costs no more than one batch sent twice.
+    """
+    import ctypes
+
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class Process:
+    """Another process, told from all that may get its number later."""
+
+    def __init__(self, pid: int, began: float) -> None:
+        """``began`` as :func:`began` gives it; raises ``ProcessLookupError`` where that process is gone."""
+        self._fd = os.pidfd_open(pid)
+        if began_at(pid) != began:
+            self.close()
+            raise ProcessLookupError(pid)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal; harmless where it has ended."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._fd, number)
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._fd)
+
+
+def began_at(pid: int) -> float:
+    """When a process began, in clock ticks since boot, which no setting of the clock moves; 0 where it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return float(file.read().rpartition(b")")[2].split()[19])  # proc(5): the 22nd field
+    except (OSError, IndexError):
+        return 0.0
+
+
+def notify(*states: str) -> None:
+    """Tell the service manager, if one has started us (sd_notify(3)); it is nobody's fault if it cannot be told."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+        channel.sendall("\n".join(states).encode())
+
+
+def now_usec() -> int:
+    """The monotonic clock in microseconds, as RELOADING wants it."""
+    return time.monotonic_ns() // 1000
+
+
+def watchdog_interval() -> float | None:
+    """Seconds between two signs of life that the service manager wants; None where it wants none."""
+    usec, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not usec.isdecimal() or (pid and pid != str(os.getpid())):
+        return None
+    return int(usec) / 1e6

@@ -1,0 +1,514 @@
+"""The supervisor: one forked worker for each stream file. No threads, nothing open that a fork would share.
+
+Signals stay blocked and are taken one by one by the loop, which decides; nothing happens inside a handler.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from logging import CRITICAL, ERROR, INFO, WARNING
+from pathlib import Path
+from typing import NamedTuple
+
+from mistamover import __version__, config, heartbeat
+from mistamover.errors import ConfigError, Exit
+from mistamover.heartbeat import Heartbeat, Service, Standing, State
+from mistamover.log import MainLog, hide_secrets, shown
+from mistamover.options import ServiceSettings, Settings
+from mistamover.processes import die_with, notify, now_usec, watchdog_interval
+
+SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
+TICK = 1.0
+"""Seconds between two looks at the workers."""
+FILES_EVERY = 5.0
+"""Seconds between two looks at the stream files."""
+WITHIN = 600.0
+"""Seconds that a death counts."""
+FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
+"""Seconds until a worker that died is started again; doubles with each death."""
+HELD_DELAY = 5.0
+"""Seconds until a spool that another process holds is tried again."""
+GRACE = 15.0
+"""Seconds beyond the longest stop_timeout after which a worker that was told to end is killed."""
+COMPLETE = 64
+"""How a worker ends whose stream is complete."""
+
+Slot = mmap.mmap
+"""Eight bytes that a worker shares with us: when it last gave a sign of life, on the monotonic clock."""
+
+
+def sign_of_life(slot: Slot) -> None:
+    """Say that this worker is alive."""
+    struct.pack_into("d", slot, 0, time.monotonic())
+
+
+def last_sign(slot: Slot) -> float:
+    """When a worker last said so; 0 where it did not yet."""
+    return float(struct.unpack_from("d", slot, 0)[0])
+
+
+class Life(Enum):
+    """Where a stream is in the supervisor's hands."""
+
+    DOWN = auto()
+    """No worker, and one is due at ``next_start``."""
+    UP = auto()
+    ENDING = auto()
+    """Its worker was told to end; what comes then, its file and its settings say."""
+    KILLED = auto()
+    """Its worker was killed, and has not ended yet."""
+    RESTS = auto()
+    """No worker, and none is due until its file changes or a reload."""
+
+
+class Stamp(NamedTuple):
+    """What tells one version of a file from another."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass
+class Child:
+    """One stream file, and its worker if it has one."""
+
+    path: Path
+    stamp: Stamp | None = None
+    settings: Settings | None = None
+    """Those that its worker has, or the next one gets; None while the file could never be used."""
+    coming: Settings | None = None
+    """Those that the next worker gets, once this one has ended."""
+    is_gone: bool = False
+    """Whether its file is."""
+    findings: tuple[str, ...] = ()
+    life: Life = Life.DOWN
+    state: State | None = State.STARTING
+    since: float = field(default_factory=time.time)
+    why: str = ""
+    pid: int = 0
+    slot: Slot | None = None
+    started: float = 0.0
+    """Monotonic, like all times here but ``since``."""
+    next_start: float = 0.0
+    ended_by: float = 0.0
+    """When a worker that was told to end is killed; infinity where it may take its time."""
+    deaths: deque[float] = field(default_factory=deque)
+
+    @property
+    def name(self) -> str:
+        """The stream's name; that of its file where that could never be read."""
+        return self.settings.name if self.settings else self.path.stem.removeprefix("ds_")
+
+    def stand(self, state: State | None, why: str = "") -> None:
+        """Come into a state, for people."""
+        if (state, why) != (self.state, self.why):
+            self.state, self.why, self.since = state, why, time.time()
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether its first worker is up, or it is known why there is none."""
+        if self.life is Life.UP:
+            return self.slot is not None and last_sign(self.slot) > 0
+        return self.life is not Life.DOWN or bool(self.deaths)
+
+
+# -- decisions ---------------------------------------------------------------------------------------------
+
+
+def delay(deaths: int) -> float:
+    """Seconds until the next start after so many deaths."""
+    return float(min(FIRST_DELAY * 2.0 ** min(deaths - 1, 40), LONGEST_DELAY))
+
+
+def is_hung(started: float, sign: float, hang_timeout: float, now: float) -> bool:
+    """Whether a worker that was started then, and gave a sign of life then, gives none any more."""
+    return now - max(started, sign) > hang_timeout
+
+
+def is_given_up(deaths: Iterable[float], max_restarts: int, now: float) -> bool:
+    """Whether a worker died so often within the last minutes that it rests."""
+    return sum(death > now - WITHIN for death in deaths) > max_restarts
+
+
+class Changes(NamedTuple):
+    """How the stream files differ from what is known of them."""
+
+    new: list[Path]
+    changed: list[Path]
+    gone: list[Path]
+
+
+def compare(known: Mapping[Path, Stamp | None], found: Mapping[Path, Stamp | None], *, again: bool) -> Changes:
+    """What came, changed and went; ``again``: all of it counts as changed."""
+    return Changes(
+        [path for path in found if path not in known],
+        [path for path, stamp in found.items() if path in known and (again or known[path] != stamp)],
+        [path for path in known if path not in found],
+    )
+
+
+def stamp(path: Path) -> Stamp | None:
+    """The stamp of a file; None where it cannot be had."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return Stamp(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+# -- the supervisor ----------------------------------------------------------------------------------------
+
+Work = Callable[[Settings, Callable[[], None]], int]
+"""What a worker does in its process; the callable is its sign of life, and it gives its exit code."""
+
+
+class Supervisor:
+    """Keeps one worker running for each stream file."""
+
+    def __init__(self, settings: ServiceSettings, log: MainLog, work: Work) -> None:
+        self.settings = settings
+        self.children: dict[Path, Child] = {}
+        self._log = log
+        self._work = work
+        self._pid = os.getpid()
+        self._since = time.time()
+        self._is_ending = False
+        self._reloads = 0
+        self._findings: tuple[str, ...] = ()
+        self._next_look = 0.0
+        self._told: Service | None = None
+        self._watchdog = watchdog_interval()
+        self._tick = min(TICK, self._watchdog / 3) if self._watchdog else TICK
+
+    def run(self, ready: Callable[[], object]) -> None:
+        """Run until we are asked to stop and all workers have ended; ``ready`` is called when each is decided."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        is_ready = False
+        while not self._is_ending or self.children:
+            now = time.monotonic()
+            self._reap(now)
+            if now >= self._next_look and not self._is_ending:
+                self._look_at_files(now)
+            for child in list(self.children.values()):
+                self._manage(child, now)
+            if not is_ready and all(child.is_decided for child in self.children.values()):
+                is_ready = True
+                ready()
+                notify("READY=1")
+            self._tell()
+            self._wait(self._tick if is_ready else 0.05)
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for a signal, or for the next tick; of several signals each gets its turn."""
+        while (caught := signal.sigtimedwait(SIGNALS, seconds)) is not None:
+            number = caught.si_signo
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._end()
+            elif number == signal.SIGHUP and not self._is_ending:
+                self._reload()
+            seconds = 0.0
+
+    # -- what is wanted --------------------------------------------------------------------------------------
+
+    def _reload(self) -> None:
+        """Read everything again, and give streams that rest another chance."""
+        notify("RELOADING=1", f"MONOTONIC_USEC={now_usec()}")
+        self._log.tell(INFO, "reloads")
+        self._findings = ()
+        try:
+            new = config.load_service(self.settings.path)
+            state_dir = self.settings.global_.state_dir
+            if new.global_.state_dir != state_dir:
+                what = f"{new.path}: [global] state_dir: cannot change from {state_dir} while it runs"
+                raise ConfigError([f"{what}; mistamover restart"])
+            self.settings = new
+        except ConfigError as error:
+            self._note_findings(error)
+        for child in self.children.values():
+            child.deaths.clear()
+            if child.life is Life.RESTS:
+                self._start_soon(child)
+        self._look_at_files(time.monotonic(), again=True)
+        self._reloads += 1
+        self._tell()
+        notify("READY=1")
+
+    def _note_findings(self, error: ConfigError) -> None:
+        if error.findings != self._findings:
+            self._findings = error.findings
+            for line in error.findings:
+                self._log.tell(CRITICAL, f"{line}; the earlier configuration goes on")
+
+    def _end(self) -> None:
+        if not self._is_ending:
+            self._is_ending = True
+            notify("STOPPING=1")
+            self._log.tell(INFO, "stops")
+        for child in self.children.values():
+            self._ask_to_end(child, signal.SIGTERM)
+
+    def _look_at_files(self, now: float, *, again: bool = False) -> None:
+        """Follow the directory of stream files: what came, changed and went."""
+        self._next_look = now + FILES_EVERY
+        try:
+            found = {path: stamp(path) for path in config.stream_files(self.settings)}
+        except ConfigError as error:
+            self._note_findings(error)  # it may be back in a moment: streams go on
+            return
+        known = {path: child.stamp for path, child in self.children.items() if not child.is_gone}
+        changes = compare(known, found, again=again)
+        for path in changes.gone:
+            self._let_go(self.children[path])
+        for path in changes.new:
+            child = self.children.setdefault(path, Child(path))
+            child.is_gone = False
+            self._take(child, found[path])
+        for path in changes.changed:
+            self._take(self.children[path], found[path])
+
+    def _take(self, child: Child, now: Stamp | None) -> None:
+        """Read a stream file that is new or has changed."""
+        child.stamp = now
+        try:
+            settings = config.load(child.path, self.settings.path)
+            self._refuse_namesake(child, settings)
+        except ConfigError as error:
+            self._refuse(child, error)
+            return
+        child.findings = ()
+        hide_secrets(settings)
+        current = child.coming or child.settings
+        if settings == current and child.life is not Life.RESTS:
+            return
+        if child.pid:
+            child.coming = settings
+            self._log.tell(INFO, f"{shown(child.name)}: takes its new configuration after its batch")
+            self._ask_to_end(child, signal.SIGHUP)
+        else:
+            child.settings = settings
+            child.deaths.clear()
+            self._start_soon(child)
+
+    def _refuse_namesake(self, child: Child, settings: Settings) -> None:
+        for other in self.children.values():
+            if other is not child and other.settings and other.settings.name == settings.name:
+                what = f"{child.path}: {other.path} is a stream of that name too"
+                raise ConfigError([f"{what}; give it another [data_stream] name"])
+
+    def _refuse(self, child: Child, error: ConfigError) -> None:
+        """A file that cannot be used changes nothing but what is told of it."""
+        if error.findings != child.findings:
+            child.findings = error.findings
+            earlier = "; its earlier configuration goes on" if child.settings else "; it is not started"
+            for line in error.findings:
+                self._log.tell(CRITICAL, f"{line}{earlier}")
+        if child.settings is None:
+            child.life = Life.RESTS
+            child.stand(State.BROKEN, error.findings[0])
+
+    def _start_soon(self, child: Child) -> None:
+        if child.settings is not None:
+            child.life = Life.DOWN
+            child.next_start = 0.0
+            child.stand(State.STARTING)
+
+    def _let_go(self, child: Child) -> None:
+        """Its file is gone: its worker finishes the batch, and ends."""
+        child.is_gone = True
+        if child.pid:
+            self._log.tell(INFO, f"{shown(child.name)}: its file is gone; ends after its batch")
+            self._ask_to_end(child, signal.SIGHUP)
+        else:
+            del self.children[child.path]
+
+    # -- workers ---------------------------------------------------------------------------------------------
+
+    def _manage(self, child: Child, now: float) -> None:
+        """Do what is due for one stream."""
+        if child.life is Life.DOWN:
+            if self._is_ending or child.is_gone:
+                del self.children[child.path]
+            elif now >= child.next_start:
+                self._start(child, now)
+        elif child.life is Life.RESTS:
+            if self._is_ending:
+                del self.children[child.path]
+        elif child.life is Life.ENDING and now > child.ended_by:
+            self._kill(child, f"did not end within {child.ended_by - child.started:.0f} s")
+        elif child.slot and is_hung(child.started, last_sign(child.slot), self.settings.global_.hang_timeout, now):
+            self._kill(child, "gave no sign of life", State.HUNG)
+        elif child.life is Life.UP and child.slot and last_sign(child.slot):
+            child.stand(None)
+
+    def _start(self, child: Child, now: float) -> None:
+        """Fork a worker, unless the stream's file holds it back."""
+        settings = child.settings
+        assert settings is not None  # noqa: S101 - what has none rests
+        if settings.data_stream.status != "running":
+            child.life = Life.RESTS
+            child.stand(State.STOPPED, "its file says so: [data_stream] status")
+            return
+        slot = mmap.mmap(-1, struct.calcsize("d"))
+        try:
+            pid = os.fork()
+        except OSError as error:  # no memory, or too many processes: later, perhaps
+            self._died(child, f"cannot be started: {error.strerror}", now)
+            return
+        if pid == 0:
+            self._be_worker(settings, slot)
+        child.pid, child.slot, child.started = pid, slot, now
+        child.life = Life.UP
+        child.stand(State.STARTING)
+
+    def _be_worker(self, settings: Settings, slot: Slot) -> None:
+        """What the child of a fork does: its work, and then nothing else."""
+        code = 1
+        try:
+            die_with(self._pid)
+            code = self._work(settings, lambda: sign_of_life(slot))
+        finally:
+            os._exit(code)
+
+    def _ask_to_end(self, child: Child, number: signal.Signals) -> None:
+        """Tell a worker to end: TERM within stop_timeout, HUP after its batch."""
+        if not child.pid or child.life is Life.KILLED:
+            return
+        within = float("inf")
+        if number == signal.SIGTERM:
+            within = time.monotonic() + self._stop_timeout(child) + GRACE
+        child.ended_by = within
+        child.life = Life.ENDING
+        child.stand(State.ENDING)
+        os.kill(child.pid, number)  # it is our child and not reaped: the number is still its own
+
+    @staticmethod
+    def _stop_timeout(child: Child) -> float:
+        return child.settings.outgoing.stop_timeout if child.settings else 0.0
+
+    def _kill(self, child: Child, why: str, state: State = State.ENDING) -> None:
+        self._log.tell(ERROR, f"{shown(child.name)}: its worker {why}; it is killed")
+        child.life = Life.KILLED
+        child.stand(state, f"its worker {why}")
+        os.kill(child.pid, signal.SIGKILL)
+
+    def _reap(self, now: float) -> None:
+        """Take note of workers that have ended."""
+        by_pid = {child.pid: child for child in self.children.values() if child.pid}
+        while by_pid:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if child := by_pid.get(pid):
+                self._ended(child, os.waitstatus_to_exitcode(status), now)
+
+    def _ended(self, child: Child, code: int, now: float) -> None:
+        """What comes after a worker's end."""
+        life, child.pid, child.slot = child.life, 0, None
+        if child.coming is not None:
+            child.settings, child.coming = child.coming, None
+            child.deaths.clear()
+        if self._is_ending or child.is_gone:
+            child.life = Life.DOWN  # and goes at once
+        elif life is Life.ENDING or (life is Life.KILLED and child.state is not State.HUNG):
+            self._start_soon(child)
+        elif code == COMPLETE:
+            child.life = Life.RESTS
+            child.stand(State.COMPLETE, "its completion file was delivered")
+            self._log.tell(INFO, f"{shown(child.name)}: complete")
+        elif code == Exit.HELD:
+            child.life, child.next_start = Life.DOWN, now + HELD_DELAY
+            child.stand(State.HELD, "another mistamover moves from its spool; let it end, or stop it")
+        elif life is Life.KILLED:
+            self._died(child, "gave no sign of life", now)
+        else:
+            self._died(child, _how_it_ended(code), now)
+
+    def _died(self, child: Child, why: str, now: float) -> None:
+        self._note_death(child, now)
+        if is_given_up(child.deaths, self.settings.global_.max_restarts, now):
+            child.life = Life.RESTS
+            child.stand(State.FATAL, f"{why}, {len(child.deaths)} times; mend it, then: mistamover reload")
+            self._log.tell(CRITICAL, f"{shown(child.name)}: {child.why}")
+            return
+        pause = delay(len(child.deaths))
+        child.life, child.next_start = Life.DOWN, now + pause
+        child.stand(State.RESTARTING, why)
+        self._log.tell(WARNING, f"{shown(child.name)}: its worker {why}; started again in {pause:.0f} s")
+
+    @staticmethod
+    def _note_death(child: Child, now: float) -> None:
+        child.deaths.append(now)
+        while child.deaths[0] <= now - WITHIN:
+            child.deaths.popleft()
+
+    # -- what is told ----------------------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        """Write down how things stand, where that has changed, and give the service manager a sign of life."""
+        if self._watchdog:
+            notify("WATCHDOG=1")
+        told = self._service()
+        if told != self._told:
+            self._told = told
+            heartbeat.write(self.settings.global_.state_dir, heartbeat.SERVICE, told)
+            notify(f"STATUS={_in_a_word(told)}")
+
+    def _service(self) -> Service:
+        longest = max(map(self._stop_timeout, self.children.values()), default=0.0)
+        return Service(
+            pid=self._pid,
+            since=self._since,
+            version=__version__,
+            config=str(self.settings.path),
+            reloads=self._reloads,
+            is_ending=self._is_ending,
+            findings=self._findings,
+            stop_within=longest + GRACE,
+            streams={self._label(child): _standing(child) for child in self.children.values()},
+        )
+
+    def _label(self, child: Child) -> str:
+        """The stream's name, unless a file that cannot be read would take that of another."""
+        taken = any(other is not child and other.name == child.name for other in self.children.values())
+        return child.path.name if taken and child.settings is None else child.name
+
+
+def _standing(child: Child) -> Standing:
+    return Standing(
+        str(child.path), child.state, child.since, child.why, child.pid, len(child.deaths), child.findings
+    )
+
+
+def _how_it_ended(code: int) -> str:
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with code {code}"
+
+
+def _in_a_word(service: Service) -> str:
+    """One line for ``systemctl status``."""
+    wrong = [name for name, one in service.streams.items() if one.state in heartbeat.NEEDS_A_PERSON or one.findings]
+    streams = f"{len(service.streams)} streams" if len(service.streams) != 1 else "1 stream"
+    return f"{streams}; look at: {', '.join(map(shown, wrong))}" if wrong else streams
+
+
+def state_of(standing: Standing, told: Heartbeat) -> tuple[State, float, str]:
+    """What a stream does, since when and why: as the supervisor says, or else as its worker does."""
+    if standing.state is not None:
+        return standing.state, standing.since, standing.why
+    if told.pid != standing.pid:  # of an earlier worker
+        return State.STARTING, standing.since, ""
+    return told.state, told.since, told.why

@@ -1,0 +1,153 @@
+"""The service under attack while it works: processes killed at random, files changed, streams paused."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.installed import Installed, until
+from tests.sshd import Sshd
+
+KILLS = 50
+ARRIVING = 10_000
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Iterator[Installed]:
+    one = Installed(tmp_path)
+    yield one
+    one.close()
+
+
+def by_ssh(sshd: Sshd) -> dict[str, str]:
+    """What leads a stream to the server."""
+    return {
+        "outgoing": f"transfer_protocol = sftp\ntarget_host = {sshd.host}",
+        "more": f"[sftp]\nport = {sshd.port}\nusername = {sshd.username}\n"
+        f"key_file = {sshd.key_file}\nknown_hosts = {sshd.known_hosts}",
+    }
+
+
+class Arrivals:
+    """Files that appear in some spools, with the digest of each."""
+
+    def __init__(self, installed: Installed, streams: list[str], seed: int) -> None:
+        self.installed = installed
+        self.streams = streams
+        self.sent: dict[str, dict[str, str]] = {name: {} for name in streams}
+        self._random = random.Random(seed)
+
+    def put(self, count: int, largest: int = 200_000) -> None:
+        """So many more, in all of them."""
+        for _ in range(count):
+            name = self._random.choice(self.streams)
+            number = len(self.sent[name])
+            content = self._random.randbytes(int(self._random.uniform(0, largest**0.5) ** 2))
+            path = f"{number % 7}/{number}"
+            self.installed.put(name, path, content)
+            self.sent[name][path] = hashlib.sha256(content).hexdigest()
+
+    def all_arrived(self) -> bool:
+        return all(self.installed.arrived(name) == self.sent[name].keys() for name in self.streams)
+
+    def check(self) -> None:
+        """Each is at its target, byte for byte, nothing else is, and nothing is left in a spool or staged."""
+        for name in self.streams:
+            target = self.installed.target(name)
+            found = {
+                path: hashlib.sha256((target / path).read_bytes()).hexdigest()
+                for path in self.installed.arrived(name)
+            }
+            assert found == self.sent[name]
+            assert self.installed.left(name) == set()
+            for own in (target, self.installed.spool(name)):
+                left = [path for path in (own / ".mistamover").rglob("*") if path.is_file() and path.name != "lock"]
+                assert left == []
+
+
+def _is_held(installed: Installed, name: str) -> bool:
+    return installed.stream(name)["state"] in ("paused", "starting", "ending", "restarting")
+
+
+@contextmanager
+def in_the_background(work: threading.Thread) -> Iterator[None]:
+    work.start()
+    try:
+        yield
+    finally:
+        work.join()
+
+
+@pytest.mark.timeout(300)
+def test_killed_at_random_during_work(installed: Installed, sshd: Sshd) -> None:
+    """Worker, supervisor or both: after a start all is delivered, no process strays, no lock needs a hand."""
+    streams = ["a", "b"]
+    for name in streams:
+        installed.add(name, **by_ssh(sshd))
+    arrivals = Arrivals(installed, streams, seed=11)
+    choose = random.Random(5)
+    arrivals.put(100)
+    assert installed.start().code == 0
+    for _ in range(KILLS):
+        arrivals.put(choose.randrange(20))
+        time.sleep(choose.uniform(0.0, 0.4))  # no condition: the moment is what is tried
+        installed.note()
+        workers, supervisor = installed.workers(), installed.pid
+        victims = choose.choice([workers[:1], [supervisor], [*workers, supervisor]])
+        for pid in victims:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if supervisor in victims:
+            until(lambda: installed.strays() == [], "all processes to be gone")
+            assert installed.start().code == 0
+    until(arrivals.all_arrived, "all to arrive", 60)
+    until(lambda: all(installed.left(name) == set() for name in streams), "the spools to be empty")
+    assert installed.run("stop").code == 0
+    assert installed.strays() == []
+    arrivals.check()
+
+
+@pytest.mark.timeout(300)
+def test_much_arrives_while_all_changes(installed: Installed) -> None:
+    """Files in five streams during reloads, changed files, pauses and kills: all arrive, once, intact."""
+    streams = ["a", "b", "c", "d", "e"]
+    installed.configure("max_restarts = 1000")
+    for name in streams:
+        installed.add(name)
+    arrivals = Arrivals(installed, streams, seed=3)
+    assert installed.start().code == 0
+    filling = threading.Thread(target=arrivals.put, args=(ARRIVING, 20_000))
+    choose = random.Random(9)
+    with in_the_background(filling):
+        while filling.is_alive():
+            installed.note()
+            name = choose.choice(streams)
+            what = choose.randrange(4)
+            if what == 0:
+                os.kill(installed.pid, signal.SIGHUP)
+            elif what == 1:
+                installed.add(name, f"lanes = {choose.randrange(1, 5)}")
+                os.kill(installed.pid, signal.SIGHUP)
+            elif what == 2:
+                (installed.spool(name) / ".stop").touch()
+                until(partial(_is_held, installed, name), "the pause")
+                (installed.spool(name) / ".stop").unlink()
+            elif pid := installed.stream(name)["pid"]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(choose.uniform(0.0, 0.3))  # so many troubles in a second, no condition
+    until(arrivals.all_arrived, "all to arrive", 60)
+    until(lambda: all(installed.left(name) == set() for name in streams), "the spools to be empty")
+    assert installed.run("stop").code == 0
+    assert installed.strays() == []
+    arrivals.check()

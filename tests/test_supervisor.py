@@ -1,0 +1,394 @@
+"""The supervisor, with real forked workers that do what a test wants of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from math import inf
+from pathlib import Path
+
+import pytest
+
+from mistamover import config, heartbeat, supervisor
+from mistamover.heartbeat import Heartbeat, Service, Standing, State
+from mistamover.log import MainLog
+from mistamover.options import Settings
+from mistamover.supervisor import COMPLETE, Changes, Child, Stamp, Supervisor, compare, delay, is_given_up, is_hung
+from tests.sshd import wait_for
+
+Sign = Callable[[], None]
+Work = Callable[[Settings, Sign], int]
+
+
+# -- decisions ---------------------------------------------------------------------------------------------
+
+
+def test_the_delay_doubles_and_stops_growing() -> None:
+    assert [delay(deaths) for deaths in range(1, 9)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert delay(10**6) == 60
+
+
+@pytest.mark.parametrize(
+    ("started", "sign", "now", "hung"),
+    [
+        (100, 0, 110, False),
+        (100, 0, 110.5, True),
+        (100, 105, 115, False),
+        (100, 105, 115.5, True),
+        (100, 50, 109, False),
+    ],
+)
+def test_who_gives_no_sign_of_life_is_hung(started: float, sign: float, now: float, hung: bool) -> None:
+    assert is_hung(started, sign, 10, now) is hung
+
+
+def test_old_deaths_are_forgiven() -> None:
+    now = 10_000.0
+    assert is_given_up([now - 3, now - 2, now], 2, now)
+    assert not is_given_up([now - supervisor.WITHIN - 1, now - 2, now], 2, now)
+    assert is_given_up([now], 0, now)
+
+
+def test_files_come_change_and_go() -> None:
+    one, two = Stamp(1, 1, 1, 1), Stamp(1, 1, 1, 2)
+    a, b, c = Path("a"), Path("b"), Path("c")
+    assert compare({a: one, b: one}, {a: one, b: two, c: one}, again=False) == Changes([c], [b], [])
+    assert compare({a: one, b: one}, {b: one}, again=True) == Changes([], [b], [a])
+
+
+@pytest.mark.parametrize(
+    ("standing", "told", "state"),
+    [
+        (Standing("p", State.FATAL, 5.0, "why", pid=0), Heartbeat(pid=7, state=State.MOVING), State.FATAL),
+        (Standing("p", None, 5.0, pid=7), Heartbeat(pid=7, state=State.MOVING, since=9.0), State.MOVING),
+        (Standing("p", None, 5.0, pid=8), Heartbeat(pid=7, state=State.MOVING), State.STARTING),
+    ],
+)
+def test_the_supervisor_is_believed_before_the_worker(standing: Standing, told: Heartbeat, state: State) -> None:
+    assert supervisor.state_of(standing, told)[0] is state
+
+
+def test_what_is_told_comes_back(tmp_path: Path) -> None:
+    service = Service(7, 1.5, "1", "/g", streams={"a": Standing("/a", State.HUNG, 2.0, "why", 8, 1, ("x", "y"))})
+    assert heartbeat.write(tmp_path, heartbeat.SERVICE, service)
+    assert heartbeat.read_service(tmp_path) == service
+    beat = Heartbeat(pid=3, state=State.PAUSED, waiting=5, why="\udcff")
+    assert heartbeat.write(tmp_path, heartbeat.HEARTBEAT, beat)
+    assert heartbeat.read_heartbeat(tmp_path) == beat
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"state": "dancing"}', '{"unknown": 1}'])
+def test_what_cannot_be_read_tells_nothing(tmp_path: Path, content: str) -> None:
+    (tmp_path / heartbeat.HEARTBEAT).write_text(content)
+    assert heartbeat.read_heartbeat(tmp_path) == Heartbeat()
+
+
+# -- the process -------------------------------------------------------------------------------------------
+
+
+def until(condition: Callable[[], bool]) -> None:
+    wait_for(condition, "the supervisor")
+
+
+class Installation:
+    """A supervisor in a process of its own, over a directory of stream files."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.state = top / "state"
+        self.ini = top / "global.ini"
+        self.streams = top / "streams"
+        self.streams.mkdir()
+        self.pid = 0
+        self.configure()
+
+    def configure(self, more: str = "") -> None:
+        self.ini.write_text(f"[global]\nstate_dir = {self.state}\n{more}\n")
+
+    def add(self, name: str, more: str = "") -> Path:
+        path = self.streams / f"{name}.ini"
+        new = self.top / f"{name}.new"
+        new.write_text(
+            f"[data_stream]\ndirectory = {self.top}/spool\n"
+            f"[outgoing]\ntransfer_protocol = local\ntarget_dir = {self.top}/target\n{more}\n"
+        )
+        new.replace(path)
+        return path
+
+    def start(self, work: Work) -> None:
+        self.state.mkdir(exist_ok=True)
+        self.pid = os.fork()
+        if not self.pid:
+            code = 1
+            try:
+                supervisor.FILES_EVERY = supervisor.TICK = 0.05
+                supervisor.FIRST_DELAY = supervisor.HELD_DELAY = 0.05
+                settings = config.load_service(self.ini)
+                with MainLog(settings.logging, directory=self.top, detached=True) as log:
+                    Supervisor(settings, log, work).run(lambda: (self.top / "ready").touch())
+                code = 0
+            finally:
+                os._exit(code)
+
+    def service(self) -> Service:
+        return heartbeat.read_service(self.state)
+
+    def stream(self, name: str) -> Standing:
+        return self.service().streams.get(name, Standing(""))
+
+    def is_up(self, name: str, but: int = 0) -> bool:
+        one = self.stream(name)
+        return one.state is None and one.pid not in (0, but)
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.pid = 0
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        raise AssertionError("the supervisor does not end")
+
+    def close(self) -> None:
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+    @property
+    def log(self) -> str:
+        return (self.top / "mistamover.log").read_text()
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Iterator[Installation]:
+    one = Installation(tmp_path)
+    yield one
+    one.close()
+
+
+def lives(_settings: Settings, sign: Sign) -> int:
+    """Ends by TERM or HUP, as soon as asked."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    while signal.sigtimedwait({signal.SIGTERM, signal.SIGHUP}, 0.05) is None:
+        sign()
+    return 0
+
+
+def dies(_settings: Settings, sign: Sign) -> int:
+    sign()
+    return 3
+
+
+def hangs_in_a_file(settings: Settings, sign: Sign) -> int:
+    """Hangs where the file ``hang`` is there, else lives."""
+    sign()
+    if (settings.path.parent.parent / "hang").exists():
+        time.sleep(1000)
+    return lives(settings, sign)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_each_file_has_its_worker_and_all_end(installation: Installation) -> None:
+    installation.add("a")
+    installation.add("ds_b")
+    installation.start(lives)
+    until(lambda: installation.is_up("a") and installation.is_up("b"))
+    assert (installation.top / "ready").exists()
+    workers = [one.pid for one in installation.service().streams.values()]
+    installation.send(signal.SIGTERM)
+    assert installation.wait() == 0
+    assert all(map(is_gone, workers))
+
+
+def test_files_are_followed_and_other_streams_are_left_alone(installation: Installation) -> None:
+    installation.add("stays")
+    installation.add("changes")
+    installation.add("goes")
+    installation.start(lives)
+    until(lambda: all(installation.is_up(name) for name in ("stays", "changes", "goes")))
+    before = {name: one.pid for name, one in installation.service().streams.items()}
+    installation.add("comes")
+    installation.add("changes", "[logging]\nlog_level = DEBUG")
+    (installation.streams / "goes.ini").unlink()
+    until(lambda: installation.is_up("comes") and installation.is_up("changes", but=before["changes"]))
+    until(lambda: "goes" not in installation.service().streams)
+    assert is_gone(before["goes"])
+    assert installation.stream("stays").pid == before["stays"]
+
+
+def test_a_file_that_is_only_touched_changes_nothing(installation: Installation) -> None:
+    path = installation.add("a")
+    installation.start(lives)
+    until(lambda: installation.is_up("a"))
+    pid = installation.stream("a").pid
+    path.touch()
+    installation.send(signal.SIGHUP)
+    until(lambda: installation.service().reloads == 1)
+    assert installation.stream("a").pid == pid
+
+
+def test_a_broken_file_leaves_the_earlier_configuration_and_says_what_is_wrong(installation: Installation) -> None:
+    installation.add("a")
+    installation.start(lives)
+    until(lambda: installation.is_up("a"))
+    pid = installation.stream("a").pid
+    installation.add("a", "lans = 3")
+    until(lambda: installation.stream("a").findings != ())
+    assert "a.ini:6: [outgoing] lans: unknown option; did you mean lanes?" in installation.stream("a").findings[0]
+    assert installation.is_up("a")
+    assert installation.stream("a").pid == pid
+    assert installation.log.count("lans") == 1
+    installation.add("a", "lanes = 3")
+    until(lambda: installation.is_up("a", but=pid) and not installation.stream("a").findings)
+
+
+def test_a_file_that_was_never_right_is_started_once_it_is(installation: Installation) -> None:
+    installation.add("a", "lans = 3")
+    installation.start(lives)
+    until(lambda: installation.stream("a").state is State.BROKEN)
+    assert (installation.top / "ready").exists()
+    installation.add("a")
+    until(lambda: installation.is_up("a"))
+
+
+def test_two_streams_of_one_name_are_one_too_many(installation: Installation) -> None:
+    installation.add("a")
+    installation.add("ds_a")
+    installation.start(lives)
+    until(lambda: installation.is_up("a") and installation.stream("ds_a.ini").state is State.BROKEN)
+    assert "a stream of that name too" in installation.stream("ds_a.ini").why
+
+
+def test_a_worker_that_dies_is_started_again_then_rests_until_a_reload(installation: Installation) -> None:
+    installation.configure("max_restarts = 2")
+    installation.add("a")
+    installation.start(dies)
+    until(lambda: installation.stream("a").state is State.FATAL)
+    assert installation.stream("a").deaths == 3
+    assert "ended with code 3, 3 times; mend it, then: mistamover reload" in installation.stream("a").why
+    assert installation.log.count("CRITICAL") == 1
+    installation.send(signal.SIGHUP)
+    until(lambda: installation.service().reloads == 1 and installation.stream("a").state is State.FATAL)
+    assert installation.log.count("CRITICAL") == 2
+    installation.send(signal.SIGTERM)
+    assert installation.wait() == 0
+
+
+def test_a_killed_worker_is_replaced(installation: Installation) -> None:
+    installation.add("a")
+    installation.add("b")
+    installation.start(lives)
+    until(lambda: installation.is_up("a") and installation.is_up("b"))
+    pid, other = installation.stream("a").pid, installation.stream("b").pid
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: installation.is_up("a", but=pid))
+    assert "was ended by SIGKILL" in installation.log
+    assert installation.stream("b").pid == other
+
+
+@pytest.mark.parametrize("how", ["stopped", "hanging"])
+def test_a_worker_without_a_sign_of_life_is_replaced(installation: Installation, how: str) -> None:
+    installation.configure("hang_timeout = 0.5")
+    installation.add("a")
+    if how == "hanging":
+        (installation.top / "hang").touch()
+    installation.start(hangs_in_a_file)
+    until(lambda: installation.is_up("a"))
+    pid = installation.stream("a").pid
+    if how == "stopped":
+        os.kill(pid, signal.SIGSTOP)
+    (installation.top / "hang").unlink(missing_ok=True)
+    until(lambda: installation.is_up("a", but=pid))
+    assert is_gone(pid)
+    assert "gave no sign of life" in installation.log
+    assert installation.stream("a").deaths == 1
+
+
+def test_workers_die_with_the_supervisor(installation: Installation) -> None:
+    installation.add("a")
+    installation.start(lives)
+    until(lambda: installation.is_up("a"))
+    pid = installation.stream("a").pid
+    installation.close()
+    installation.pid = 0
+    until(lambda: is_gone(pid))
+
+
+def test_a_worker_that_does_not_end_is_killed(installation: Installation) -> None:
+    def clings(_settings: Settings, sign: Sign) -> int:
+        while True:
+            sign()
+            time.sleep(0.05)
+
+    supervisor_grace, supervisor.GRACE = supervisor.GRACE, 0.2
+    try:
+        installation.add("a", "stop_timeout = 0")
+        installation.start(clings)
+    finally:
+        supervisor.GRACE = supervisor_grace
+    until(lambda: installation.is_up("a"))
+    pid = installation.stream("a").pid
+    installation.send(signal.SIGTERM)
+    assert installation.wait() == 0
+    assert is_gone(pid)
+    assert "did not end within" in installation.log
+
+
+def test_a_complete_stream_rests_and_another_process_is_waited_for(installation: Installation) -> None:
+    def work(settings: Settings, sign: Sign) -> int:
+        return COMPLETE if settings.name == "done" else 4
+
+    installation.add("done")
+    installation.add("held")
+    installation.start(work)
+    until(lambda: installation.stream("done").state is State.COMPLETE)
+    until(lambda: installation.stream("held").state is State.HELD)
+    assert installation.stream("held").deaths == 0
+
+
+def test_a_stream_whose_file_holds_it_back_is_not_started(installation: Installation) -> None:
+    path = installation.add("a")
+    path.write_text(path.read_text().replace("[outgoing]", "status = stopped\n[outgoing]"))
+    installation.start(lives)
+    until(lambda: installation.stream("a").state is State.STOPPED)
+    installation.add("a")
+    until(lambda: installation.is_up("a"))
+
+
+def test_a_global_file_that_is_broken_changes_nothing(installation: Installation) -> None:
+    installation.add("a")
+    installation.start(lives)
+    until(lambda: installation.is_up("a"))
+    pid = installation.stream("a").pid
+    installation.configure("hang_timeout = long")
+    installation.send(signal.SIGHUP)
+    until(lambda: installation.service().reloads == 1)
+    assert "hang_timeout" in installation.service().findings[0]
+    assert installation.stream("a").pid == pid
+    installation.configure()
+    installation.send(signal.SIGHUP)
+    until(lambda: installation.service().reloads == 2)
+    assert installation.service().findings == ()
+
+
+def test_what_nobody_decided_yet_is_waited_for() -> None:
+    child = Child(Path("x"))
+    assert not child.is_decided
+    child.deaths = deque([1.0])
+    assert child.is_decided
+    assert child.ended_by != inf
