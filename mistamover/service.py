@@ -23,7 +23,8 @@ from typing import IO, Any
 from mistamover import fs, heartbeat
 from mistamover.errors import ConfigError, Exit, Held, MistamoverError
 from mistamover.heartbeat import Service
-from mistamover.log import Log, MainLog, shown
+from mistamover.lines import shown
+from mistamover.log import Log, MainLog
 from mistamover.options import ServiceSettings, Settings
 from mistamover.processes import Process, began_at
 from mistamover.pulse import Pulse

@@ -34,7 +34,7 @@ from mistamover.errors import (
 )
 from mistamover.lane import Carried, Crew
 from mistamover.ledger import Ledger
-from mistamover.log import files, shown
+from mistamover.lines import files, shown
 from mistamover.options import Settings
 from mistamover.spool import Skipped, Spool
 from mistamover.transports import transport_class

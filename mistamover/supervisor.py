@@ -21,7 +21,8 @@ from typing import NamedTuple
 from mistamover import __version__, config, heartbeat
 from mistamover.errors import ConfigError, Exit
 from mistamover.heartbeat import Heartbeat, Service, Standing, State
-from mistamover.log import MainLog, hide_secrets, shown
+from mistamover.lines import hide_secrets, shown
+from mistamover.log import MainLog
 from mistamover.options import ServiceSettings, Settings
 from mistamover.processes import die_with, notify, now_usec, watchdog_interval
 

@@ -17,7 +17,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from mistamover.errors import Exit, LedgerError, MistamoverError, SpoolError, TargetRefused
-from mistamover.log import Log, duration, files, shown, size
+from mistamover.lines import duration, files, shown, size
+from mistamover.log import Log
 from mistamover.options import Settings
 from mistamover.stream import BREATH, Event, Kind, Report, Stop, Stream, Summary, nothing, target_name
 from mistamover.unit import Ignored, Unit, next_wait, unit_id

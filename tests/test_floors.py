@@ -37,6 +37,8 @@ FLOORS = {
     "disk": 1,
     "alert": 1,
     "handshake": 1,
+    "lines": 1.5,
+    "log_file": 1.7,
     "log": 2,
     "transports.contract": 2,
     "transports": 2.2,

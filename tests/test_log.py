@@ -24,8 +24,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistamover import config, log
-from mistamover.log import Log, LogFile, MainLog, delivered, duration, one_line, redacted, safe, shown, size
+from mistamover import config, lines, log, log_file
+from mistamover.lines import delivered, duration, one_line, redacted, safe, shown, size
+from mistamover.log import Log, MainLog
+from mistamover.log_file import LogFile
 from mistamover.options import Settings
 from mistamover.testing.needs import find
 from mistamover.testing.rig import remount, small_disk
@@ -67,9 +69,9 @@ UNIT: dict[str, Any] = {
 
 @pytest.fixture
 def secret() -> Iterator[str]:
-    kept = list(log._secrets)
+    kept = list(lines._secrets)
     yield "open-sesame"
-    log._secrets[:] = kept
+    lines._secrets[:] = kept
 
 
 # -- names -------------------------------------------------------------------------------------------------
@@ -113,25 +115,25 @@ def test_a_message_is_one_line_of_utf8(text: str) -> None:
 
 
 def test_secrets_are_blotted_out(secret: str) -> None:
-    log.hide(secret)
+    lines.hide(secret)
     assert redacted(f"login {secret}: no") == "login ***: no"
     assert safe(f"a\n{secret}") == r"a\n***"
 
 
 def test_a_secret_is_found_in_its_escaped_forms(secret: str) -> None:
-    log.hide(f"{secret}\\'é")
+    lines.hide(f"{secret}\\'é")
     for form in (f"{secret}\\'é", repr(f"{secret}\\'é"), ascii(f"{secret}\\'é")):
         assert secret not in redacted(form)
 
 
 def test_the_longer_of_two_secrets_goes_whole(secret: str) -> None:
-    log.hide(secret)
-    log.hide(f"{secret}-2")
+    lines.hide(secret)
+    lines.hide(f"{secret}-2")
     assert redacted(f"{secret}-2") == "***"
 
 
 def test_a_traceback_is_written_without_secrets_and_line_by_line(tmp_path: Path, secret: str) -> None:
-    log.hide(secret)
+    lines.hide(secret)
     with Log(made_settings(tmp_path), logging.CRITICAL) as written:
         try:
             raise ValueError(f"{secret}\n2026-11-23 20:49:19 INFO stream x: forged")
@@ -165,7 +167,7 @@ def test_nothing_forges_a_line_and_nothing_tells_a_secret(
     tmp_path: Path, secret: str, format_: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     canary = f'{secret}\\"\u2028\x85é'
-    log.hide(canary)
+    lines.hide(canary)
     text = f"{NASTY} {canary}"
     settings = made_settings(tmp_path, f"format = {format_}")
     with unrecorded(), Log(settings, logging.DEBUG, debug=True) as written:
@@ -292,7 +294,7 @@ def test_the_offset_of_local_time(monkeypatch: pytest.MonkeyPatch, zone: str, of
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
-        text = log.rfc3339(time.localtime(0))
+        text = lines.rfc3339(time.localtime(0))
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -439,7 +441,7 @@ def test_a_full_disk_is_told_once_and_again_after_it_had_room(
     path.symlink_to("/dev/full")
     file.append("four")
     assert len(complaints) == 1, "a disk that is full again and again is told again and again"
-    monkeypatch.setattr(log, "COMPLAIN_AFTER", 0.0)
+    monkeypatch.setattr(log_file, "COMPLAIN_AFTER", 0.0)
     file.append("five")
     assert len(complaints) == 1, "the same trouble still"
     path.unlink()
@@ -625,7 +627,7 @@ def check_numbers(top: Path, written: int, *, copied: bool) -> None:
 @pytest.mark.needs("logrotate")
 @pytest.mark.parametrize("way", ["create", "nocreate", "copytruncate"])
 def test_logrotate_loses_no_line(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "LATEST_BYTES", 2**26)  # this writes far more in a second than any stream
+    monkeypatch.setattr(log_file, "LATEST_BYTES", 2**26)  # this writes far more in a second than any stream
     logs = tmp_path / "logs"
     logs.mkdir(mode=0o755)
     conf = tmp_path / "logrotate.conf"
@@ -680,7 +682,7 @@ def test_what_is_written_after_a_truncation_is_not_repeated(
 
 
 def test_only_so_much_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "LATEST_BYTES", 9)
+    monkeypatch.setattr(log_file, "LATEST_BYTES", 9)
     file = LogFile(tmp_path / "a.log", no_complaint)
     for line in ("one", "two", "three", "much too long", "four", "five"):
         file.append(line)
@@ -694,7 +696,7 @@ def test_old_lines_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = tmp_path / "a.log"
     file = LogFile(path, no_complaint)
     file.append("one")
-    monkeypatch.setattr(log, "LATEST_SECONDS", -1.0)
+    monkeypatch.setattr(log_file, "LATEST_SECONDS", -1.0)
     os.truncate(path, 0)
     file.append("two")
     file.close()

@@ -44,7 +44,7 @@ def check(settings: Settings, *, connect: bool) -> int:
 
 def _tell(findings: Iterator[Finding]) -> bool:
     """Print each finding; gives whether one is a failure."""
-    from mistamover.log import safe
+    from mistamover.lines import safe
     from mistamover.transports.contract import Level
 
     failed = False
@@ -68,7 +68,7 @@ _VERIFY = {
 
 def describe(settings: Settings) -> str:
     """What the stream does, in one paragraph."""
-    from mistamover.log import safe
+    from mistamover.lines import safe
     from mistamover.stream import target_name
 
     outgoing, source = settings.outgoing, settings.data_stream
@@ -102,7 +102,7 @@ def look_here(settings: Settings) -> Iterator[Finding]:
 
 
 def _spool(settings: Settings) -> Finding:
-    from mistamover.log import shown
+    from mistamover.lines import shown
     from mistamover.transports.contract import Finding, Level
 
     directory = settings.data_stream.directory
@@ -122,7 +122,7 @@ def _spool(settings: Settings) -> Finding:
 
 
 def _pauses(settings: Settings) -> Iterator[Finding]:
-    from mistamover.log import shown
+    from mistamover.lines import shown
     from mistamover.transports.contract import Finding, Level
 
     path = settings.data_stream.directory / settings.incoming.stop_file
@@ -132,7 +132,7 @@ def _pauses(settings: Settings) -> Iterator[Finding]:
 
 def _writable(what: str, directory: Path) -> Finding:
     """Whether we may write in a directory, or make it where it is missing."""
-    from mistamover.log import shown
+    from mistamover.lines import shown
     from mistamover.transports.contract import Finding, Level
 
     there = next(path for path in (directory, *directory.parents) if path.exists())

@@ -86,10 +86,10 @@ _DEBUG = click.option("--debug", is_flag=True, help="Show tracebacks, and what l
 
 def load(stream_file: Path, global_file: Path | None, *, only_record: bool) -> Settings:
     """The settings of a stream; from here on its secrets are shown nowhere."""
-    from mistamover import config, log
+    from mistamover import config, lines
 
     settings = config.load(stream_file, config.find_global(global_file), only_record=only_record)
-    log.hide_secrets(settings)
+    lines.hide_secrets(settings)
     return settings
 
 
@@ -107,7 +107,7 @@ def load_service(global_file: Path | None) -> ServiceSettings:
 
 def tell_error(error: MistamoverError) -> int:
     """Say what is wrong, one line for each thing; gives the exit code."""
-    from mistamover.log import safe
+    from mistamover.lines import safe
 
     for line in str(error).splitlines():
         print(f"mistamover: {safe(line)}", file=sys.stderr)
@@ -115,7 +115,7 @@ def tell_error(error: MistamoverError) -> int:
 
 
 def _tell_fault(error: Exception, *, debug: bool) -> int:
-    from mistamover.log import safe
+    from mistamover.lines import safe
 
     if debug:
         _tell_traceback()
@@ -127,7 +127,7 @@ def _tell_fault(error: Exception, *, debug: bool) -> int:
 def _tell_traceback() -> None:
     import traceback
 
-    from mistamover.log import safe
+    from mistamover.lines import safe
 
     for line in traceback.format_exc().splitlines():
         print(safe(line), file=sys.stderr)
@@ -160,7 +160,7 @@ def shell_word(path: Path) -> str:
     """A path as a person would type it here."""
     import shlex
 
-    from mistamover.log import shown
+    from mistamover.lines import shown
 
     near = os.path.relpath(path)
     return shlex.quote(shown(str(path) if near.startswith("..") else near))

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Self
 
-from mistamover.log import duration, files, size
+from mistamover.lines import duration, files, size
 from mistamover.worker import Progress, Worker
 
 if TYPE_CHECKING:

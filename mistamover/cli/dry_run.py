@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mistamover.errors import Exit
-from mistamover.log import files, safe, shown, size
+from mistamover.lines import files, safe, shown, size
 from mistamover.plan import plan
 from mistamover.stream import Event, Kind
 

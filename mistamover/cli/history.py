@@ -102,7 +102,7 @@ def _last(found: Iterable[Entry], limit: int) -> list[Entry]:
 
 
 def _say_nothing(text: str, *, as_json: bool) -> int:
-    from mistamover.log import safe
+    from mistamover.lines import safe
 
     click.echo(safe(text), err=as_json)
     return Exit.DONE
@@ -121,7 +121,7 @@ def _tell_lines(rows: Iterable[Entry]) -> int:
 
 def _fields(entry: Entry) -> dict[str, Any]:
     from mistamover.cli.jsonl import moment
-    from mistamover.log import redacted
+    from mistamover.lines import redacted
 
     return {
         "id": entry.id,
@@ -156,7 +156,7 @@ def _tell_people(rows: Iterable[Entry], *, verbose: bool) -> None:
 
 
 def _cells(entry: Entry, *, verbose: bool) -> tuple[str, ...]:
-    from mistamover.log import safe, shown, size
+    from mistamover.lines import safe, shown, size
     from mistamover.stream import when
 
     digest = entry.digest if verbose else entry.digest[:DIGITS]

@@ -33,7 +33,7 @@ def pause(settings: ServiceSettings, *, name: str, reason: str) -> int:
     file too. Exit codes: 0 it is paused; 1 the stop file cannot be written; 2 no such
     stream.
     """
-    from mistamover.log import one_line, shown
+    from mistamover.lines import one_line, shown
 
     path = _stop_file(settings, name)
     said = one_line(
@@ -63,7 +63,7 @@ def resume(settings: ServiceSettings, *, name: str) -> int:
 
     Exit codes: 0 it is not paused; 1 the stop file cannot be removed; 2 no such stream.
     """
-    from mistamover.log import shown
+    from mistamover.lines import shown
 
     path = _stop_file(settings, name)
     try:

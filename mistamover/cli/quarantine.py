@@ -46,7 +46,7 @@ def list_(settings: Settings) -> int:
         mistamover quarantine list images.ini
     """
     from mistamover.cli.history import aligned
-    from mistamover.log import safe, shown
+    from mistamover.lines import safe, shown
     from mistamover.stream import when
 
     rows = [
@@ -86,7 +86,7 @@ def show(settings: Settings, *, paths: tuple[str, ...]) -> int:
 
 
 def _description(settings: Settings, entry: Entry) -> list[tuple[str, str]]:
-    from mistamover.log import safe, shown, size
+    from mistamover.lines import safe, shown, size
     from mistamover.stream import when
 
     place = _place(settings, entry)
@@ -146,7 +146,7 @@ def _release(settings: Settings, ledger: Ledger, spool: Spool, entry: Entry) -> 
     In this order: a crash in between leaves a file in the spool, which is sent like any other, and a row that
     a second release forgets. The other way round it would leave a file in quarantine that no list shows.
     """
-    from mistamover.log import shown
+    from mistamover.lines import shown
 
     place = _place(settings, entry)
     if os.path.lexists(place):
@@ -225,7 +225,7 @@ def _wanted(settings: Settings, paths: Sequence[str]) -> list[Entry]:
 
 def _named(found: Sequence[Entry], path: str) -> list[Entry]:
     """Those of that path, as it is or as the list shows it, else the one of that number."""
-    from mistamover.log import shown
+    from mistamover.lines import shown
 
     named = [entry for entry in found if path in (entry.path, shown(entry.path))]
     named = named or [entry for entry in found if path == str(entry.id)]

@@ -84,7 +84,7 @@ def run(
 
 def _tell_stopped(settings: Settings) -> int:
     from mistamover.errors import Exit
-    from mistamover.log import shown
+    from mistamover.lines import shown
 
     status, path = settings.data_stream.status, shown(str(settings.path))
     print(f"mistamover: {path}: [data_stream] status = {status}; set it to running to start it", file=sys.stderr)

@@ -98,7 +98,7 @@ def reload_(settings: ServiceSettings) -> int:
     the service does not run; 2 the global file is wrong.
     """
     from mistamover import service
-    from mistamover.log import safe
+    from mistamover.lines import safe
 
     told = service.reload(settings.global_.state_dir)
     if told is None:

@@ -104,7 +104,7 @@ def read(state_dir: Path, service: Service) -> list[Row]:
 
 def _lines(service: Service, rows: Sequence[Row], *, runs: bool) -> Iterator[str]:
     from mistamover.cli.history import aligned
-    from mistamover.log import safe
+    from mistamover.lines import safe
     from mistamover.stream import when
 
     if not runs:
@@ -128,7 +128,7 @@ def _lines(service: Service, rows: Sequence[Row], *, runs: bool) -> Iterator[str
 
 
 def _cells(row: Row, now: float) -> tuple[str, ...]:
-    from mistamover.log import shown, size
+    from mistamover.lines import shown, size
 
     told = row.told
     waiting = f"{told.waiting:,}, {size(told.waiting_bytes)}" if told.waiting else "0"
@@ -172,7 +172,7 @@ def _reasons(row: Row) -> Iterator[str]:
 
 
 def _json(service: Service, rows: Sequence[Row], *, runs: bool) -> Iterator[str]:
-    from mistamover.log import redacted
+    from mistamover.lines import redacted
 
     told: dict[str, Any] = {
         "running": runs,
