@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -516,6 +517,22 @@ def test_another_name_that_changed_in_between_survives(
         spool.remove(units[1], 2)
     spool.let_go_of_twins()
     assert (directory / "b").exists()
+
+
+def test_another_name_that_was_rewritten_when_the_lease_had_ended_survives(directory: Path, spool: Spool) -> None:
+    """The kernel ends a lease for a writer that has waited long enough."""
+    path = directory / "b"
+    os.link(write(directory / "a"), path)
+    units = [the(spool, name) for name in "ab"]
+    _let_the_clock_go_on(directory / "a")
+    spool.remove(units[0], 1)
+    (twin,) = spool._twins.values()
+    fcntl.fcntl(twin.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    rewrite(path)
+    content = path.read_bytes()
+    with pytest.raises(SourceMoved):
+        spool.remove(units[1], 2)
+    assert path.read_bytes() == content
 
 
 def test_without_a_lease_another_name_of_it_stays_for_now(

@@ -17,10 +17,11 @@ import inotify_simple
 import pytest
 
 from mistamover import config, watch, worker
+from mistamover.errors import SourceMoved
 from mistamover.log import Log
 from mistamover.spool import Spool
 from mistamover.stream import Kind, Summary
-from mistamover.unit import Ignored
+from mistamover.unit import Ignored, Unit
 from mistamover.watch import Watch
 from mistamover.worker import Worker
 from tests.program import Local, environment, tree
@@ -346,3 +347,19 @@ def test_nothing_is_left_open(local: Local) -> None:
     with Passes(local).running():
         pass
     assert len(os.listdir("/proc/self/fd")) <= len(before) + 1
+
+
+def test_what_we_put_back_does_not_wake_us(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit that changed at the last moment is renamed to the trash and back."""
+
+    def puts_back(self: Spool, unit: Unit, record: int) -> None:
+        path = self.directory / unit.path
+        path.rename(path.with_name("x.tmp")).rename(path)
+        raise SourceMoved("it changed after it was sent")
+
+    local.put("file")
+    monkeypatch.setattr(Spool, "remove", puts_back)
+    passes = Passes(local)
+    with passes.running():
+        assert passes.summaries[0].counts[Kind.CHANGED] == 1
+        assert passes.quiet() == 0
