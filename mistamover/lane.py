@@ -83,6 +83,8 @@ class Lane:
     """Bytes put on their way since the lane began, those of failed tries included."""
     moved: float = inf
     """When it last went on, on the monotonic clock; inf while nobody uses it."""
+    gives_up: bool = False
+    """Whether its transport ends each wait by itself, however long that may rightly take."""
 
     def enter(self, stage: str) -> None:
         """Begin with the next thing."""
@@ -143,8 +145,8 @@ class Crew:
         self._free.clear()
 
     def hangs(self, since: float) -> bool:
-        """Whether any lane that is used has not moved since then (monotonic clock)."""
-        return any(lane.moved < since for lane in self.lanes)
+        """Whether any lane that is used, and may not end by itself, has not moved since then (monotonic clock)."""
+        return any(lane.moved < since and not lane.gives_up for lane in self.lanes)
 
     def tick(self, lane: Lane, size: int) -> None:
         """Note progress; ends the file on its way when the stream parks."""
@@ -182,6 +184,7 @@ def _connected(settings: Settings, crew: Crew, lane: Lane) -> Transport:
         transport = transport_class(settings.outgoing.transfer_protocol)(
             settings, spool, lambda size: crew.tick(lane, size), crew.baton
         )
+        lane.gives_up = transport.gives_up
         try:
             transport.open()
         except BaseException:

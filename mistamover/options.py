@@ -244,7 +244,10 @@ class Global(Section):
         "until a reload.",
     )
     hang_timeout: Seconds = Field(
-        300.0, gt=0, description="A worker that gives no sign of life for so long is killed and replaced."
+        1800.0,
+        gt=0,
+        description="A worker that gives no sign of life for so long is killed and replaced; longer than a slow "
+        "disk takes to write out what the host holds in memory.",
     )
 
 

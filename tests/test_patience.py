@@ -256,11 +256,14 @@ def test_it_lives_while_it_records(local: Local, monkeypatch: pytest.MonkeyPatch
     assert pulse.longest_gap() < 1.3
 
 
-@pytest.mark.parametrize(("is_moving", "lives"), [(True, True), (False, False)])
-def test_it_lives_while_its_lanes_move(
-    local: Local, monkeypatch: pytest.MonkeyPatch, is_moving: bool, lives: bool
+@pytest.mark.parametrize(
+    ("is_moving", "gives_up", "lives"), [(True, False, True), (False, False, False), (False, True, True)]
+)
+def test_it_lives_while_its_lanes_move_or_give_up_by_themselves(
+    local: Local, monkeypatch: pytest.MonkeyPatch, is_moving: bool, gives_up: bool, lives: bool
 ) -> None:
     monkeypatch.setattr(stream, "BREATH", 0.1)
+    monkeypatch.setattr(LocalTransport, "gives_up", gives_up)
     gate = Gate(monkeypatch, is_moving=is_moving)
     local.put("file")
     pulse = Pulse()

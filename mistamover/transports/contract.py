@@ -77,6 +77,10 @@ class Transport(ABC):
     batch_files: ClassVar[int] = BATCH_FILES
     """Files that a lane takes at once: few where each is waited for, so that all lanes have some."""
 
+    gives_up: ClassVar[bool] = True
+    """Whether each wait for the far side ends by itself (``stall_timeout``). Where it may not, as on a file system
+    that hangs, ``tick`` has to be called again and again, or the worker is taken for hung."""
+
     def __init__(
         self,
         settings: Settings,

@@ -8,7 +8,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Self
+from typing import ClassVar, Self
 
 from mistamover import digest, fs
 from mistamover.errors import (
@@ -28,6 +28,8 @@ _CAPABILITIES = Capabilities(frozenset({Proof.READBACK, Proof.SIZE, Proof.NONE})
 
 
 SMALL = 2**20
+SYNC_EVERY = 2**30
+"""Bytes of a large file after which it is put on disk: what is left for the end takes a time that can be told."""
 TOGETHER = 256
 MANY = 16
 """Files of up to SMALL bytes are put on disk TOGETHER, if they are MANY."""
@@ -37,6 +39,7 @@ class Local(Transport):
     """Copies with fsync, reads back past the page cache where the kernel lets us, renames without replacing."""
 
     capabilities = _CAPABILITIES
+    gives_up: ClassVar[bool] = False
 
     _root: int | None = None
     _staging: int = -1
@@ -145,9 +148,13 @@ class Local(Transport):
             with _far_side():
                 staged = self._create(unit, source.mode)
             try:
+                unsynced = 0
                 for chunk in source.chunks(self._buffer):
                     with _far_side():
                         _write(staged, chunk)
+                        if (unsynced := unsynced + len(chunk)) > SYNC_EVERY:
+                            os.fdatasync(staged)
+                            unsynced = 0
                     self.tick(len(chunk))
                 sent = source.finish()
                 with _far_side():
