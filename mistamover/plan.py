@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 
+from mistamover.events import Event, Kind
 from mistamover.ledger import View
 from mistamover.options import Settings
 from mistamover.spool import Skipped, Spool
-from mistamover.stream import Event, Kind, skipped_event, state_directory, target_name, when
+from mistamover.stream import skipped_event, state_directory, target_name, when
 from mistamover.unit import OWN_NAME, Ignored, Record, Unit, Verdict, judge, looks_settled
 
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from mistamover import heartbeat
 from mistamover.errors import TargetDown
+from mistamover.events import Event, Kind, Summary
 from mistamover.heartbeat import Heartbeat, State
-from mistamover.stream import Event, Kind, Summary
 
 AT_LEAST_EVERY = 30.0
 """Seconds after which a heartbeat is written though nothing has changed."""

@@ -22,13 +22,14 @@ from typing import IO, Any
 
 from mistamover import fs, heartbeat
 from mistamover.errors import ConfigError, Exit, Held, MistamoverError
+from mistamover.events import Stop
 from mistamover.heartbeat import Service
 from mistamover.lines import shown
 from mistamover.log import Log, MainLog
 from mistamover.options import ServiceSettings, Settings
 from mistamover.processes import Process, began_at
 from mistamover.pulse import Pulse
-from mistamover.stream import Stop, state_directory
+from mistamover.stream import state_directory
 from mistamover.supervisor import COMPLETE, SIGNALS, Supervisor
 from mistamover.worker import Worker, stop_on_signals
 

@@ -17,10 +17,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from mistamover.errors import Exit, LedgerError, MistamoverError, SpoolError, TargetRefused
+from mistamover.events import BREATH, Event, Kind, Report, Stop, Summary, nothing
 from mistamover.lines import duration, files, shown, size
 from mistamover.log import Log
 from mistamover.options import Settings
-from mistamover.stream import BREATH, Event, Kind, Report, Stop, Stream, Summary, nothing, target_name
+from mistamover.stream import Stream, target_name
 from mistamover.unit import Ignored, Unit, next_wait, unit_id
 from mistamover.watch import Watch
 

@@ -10,8 +10,8 @@ import pytest
 
 from mistamover import config
 from mistamover.errors import Exit
+from mistamover.events import Event, Kind, Summary
 from mistamover.log import Log
-from mistamover.stream import Event, Kind, Summary
 from mistamover.worker import Worker
 from tests.program import Local
 from tests.sshd import wait_for

@@ -9,8 +9,9 @@ import pytest
 
 from mistamover.config import load
 from mistamover.errors import TargetDown
+from mistamover.events import Kind
 from mistamover.ledger import entries
-from mistamover.stream import Kind, Stream, state_directory
+from mistamover.stream import Stream, state_directory
 from tests.conftest import StartSshd
 from tests.sshd import Sshd
 

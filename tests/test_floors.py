@@ -56,6 +56,7 @@ FLOORS = {
     "transports.rsync": 2.4,
     "transports.sftp": 2.4,
     "transports.ftp": 2.4,
+    "events": 1.2,
     "lane": 2.6,
     "stream": 3,
     "plan": 3.2,

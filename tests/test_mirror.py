@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from mistamover.config import load
-from mistamover.stream import Event, Kind, Stream
+from mistamover.events import Event, Kind
+from mistamover.stream import Stream
 
 
 def run(top: Path) -> tuple[list[Event], int]:

@@ -15,9 +15,10 @@ import pytest
 
 from mistamover import config, stream
 from mistamover.errors import UnitError
+from mistamover.events import Kind, Stop, Summary, nothing
 from mistamover.ledger import Ledger
 from mistamover.log import Log
-from mistamover.stream import Kind, Stop, Stream, Summary, nothing
+from mistamover.stream import Stream
 from mistamover.transports.contract import Proof
 from mistamover.transports.local import Local as LocalTransport
 from mistamover.unit import Unit

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from mistamover.config import load
+from mistamover.events import Event, Kind
 from mistamover.ledger import entries
-from mistamover.stream import Event, Kind, Stream
+from mistamover.stream import Stream
 from mistamover.testing.needs import require
 from mistamover.testing.rig import files, noise, write
 from tests import ftpd, rsyncd

@@ -18,9 +18,9 @@ import pytest
 
 from mistamover import config, watch, worker
 from mistamover.errors import SourceMoved
+from mistamover.events import Kind, Summary
 from mistamover.log import Log
 from mistamover.spool import Spool
-from mistamover.stream import Kind, Summary
 from mistamover.unit import Ignored, Unit
 from mistamover.watch import Watch
 from mistamover.worker import Worker

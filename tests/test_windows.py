@@ -16,8 +16,9 @@ import pytest
 
 from mistamover import config, stream, worker
 from mistamover.errors import NotVerified
+from mistamover.events import Event, Kind
 from mistamover.log import Log
-from mistamover.stream import Event, Kind, Stream
+from mistamover.stream import Stream
 from mistamover.transports.contract import Proof
 from mistamover.transports.local import Local as LocalTransport
 from mistamover.unit import Unit

@@ -22,10 +22,11 @@ from mistamover.errors import (
     TargetRefused,
     UnitError,
 )
+from mistamover.events import Event, Kind, Stop, Summary
 from mistamover.lane import Lane
 from mistamover.log import Log
 from mistamover.options import Settings
-from mistamover.stream import Event, Kind, Stop, Stream, Summary
+from mistamover.stream import Stream
 from mistamover.transports.local import Local as LocalTransport
 from mistamover.unit import Unit
 from mistamover.worker import LONGEST_WAIT, REFUSED_WAIT, News, Ticker, Worker

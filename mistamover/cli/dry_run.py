@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from mistamover.errors import Exit
+from mistamover.events import Event, Kind
 from mistamover.lines import files, safe, shown, size
 from mistamover.plan import plan
-from mistamover.stream import Event, Kind
 
 if TYPE_CHECKING:
     from mistamover.options import Settings

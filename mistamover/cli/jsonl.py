@@ -9,9 +9,9 @@ from functools import lru_cache
 from json import JSONEncoder
 from typing import Any, Self, TextIO
 
+from mistamover.events import Event, Kind, Summary
 from mistamover.lines import redacted
 from mistamover.options import Settings
-from mistamover.stream import Event, Kind, Summary
 from mistamover.worker import Ticker
 
 HELD_BACK = 200

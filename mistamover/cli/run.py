@@ -11,9 +11,9 @@ from mistamover.cli.common import leave, say_last, shell_word, stream_command
 from mistamover.cli.help import Command
 
 if TYPE_CHECKING:
+    from mistamover.events import Stop, Summary
     from mistamover.log import Log
     from mistamover.options import Settings
-    from mistamover.stream import Stop, Summary
     from mistamover.worker import Worker
 
 REASONS = 3
@@ -65,8 +65,8 @@ def run(
         return tell_plan(settings, as_json=as_json, quiet=quiet)
     if settings.data_stream.status != "running":
         return _tell_stopped(settings)
+    from mistamover.events import Stop
     from mistamover.log import Log
-    from mistamover.stream import Stop
     from mistamover.worker import Worker, stop_on_signals
 
     stop = Stop()
@@ -137,7 +137,7 @@ def _skipped(worker: Worker) -> str:
 
 
 def _where_to_look(worker: Worker) -> str:
-    from mistamover.stream import Kind
+    from mistamover.events import Kind
 
     counts = worker.total.counts
     path = shell_word(worker.settings.path)

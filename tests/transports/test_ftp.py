@@ -18,7 +18,8 @@ import pytest
 from mistamover import stream as stream_module
 from mistamover.config import load
 from mistamover.errors import NameTaken, NotVerified, TargetRefused, TooManyConnections
-from mistamover.stream import Event, Kind, Report, Stream
+from mistamover.events import Event, Kind, Report
+from mistamover.stream import Stream
 from mistamover.testing.contract import ConnectionContract, SendingContract, Server, TransportContract
 from mistamover.testing.rig import BIG, Rig, by_path, deliver, failed, files, good, noise, prove, tree, write
 from mistamover.transports import ftp
