@@ -82,6 +82,8 @@ class Summary:
     """Why the target could not be used."""
     is_paused: bool = False
     why_paused: str = ""
+    is_held_by_target: bool = False
+    """Whether the stop file lies there, and not in the spool."""
     is_complete: bool = False
     """Whether the last unit of a stream that has an end was delivered, and nothing is left."""
     is_interrupted: bool = False

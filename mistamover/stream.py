@@ -298,6 +298,7 @@ class Stream:
         elif carried.is_stopped and not self.summary.is_paused:
             outgoing = self.settings.outgoing
             self._pause(f"{outgoing.target_dir}/{outgoing.stop_file} at the target")
+            self.summary.is_held_by_target = True
 
     def _is_paused(self) -> bool:
         name = self.settings.incoming.stop_file

@@ -285,7 +285,7 @@ class Worker:
             wait = self._growing_wait()
             return max(wait, REFUSED_WAIT) if isinstance(summary.error, TargetRefused) else wait
         self._failures, self._trouble = 0, ""
-        if summary.is_paused and not self._is_paused_here():
+        if summary.is_held_by_target:
             return self.settings.outgoing.stop_file_poll_interval
         return self.settings.global_.general_poll_interval
 
@@ -295,15 +295,12 @@ class Worker:
         wait = next_wait(self._failures, self.settings.global_.general_poll_interval, jitter)
         return min(wait, LONGEST_WAIT * (0.5 + jitter / 2))
 
-    def _is_paused_here(self) -> bool:
-        return os.path.lexists(self.settings.data_stream.directory / self.settings.incoming.stop_file)
-
     def _wait(self, stream: Stream, watch: Watch, summary: Summary, began: float) -> None:
         """Wait for the next pass, after one that began at ``began`` (monotonic clock)."""
         seconds = self._time_to_next(summary)
         if time.monotonic() - self._last_work + seconds >= REST_AFTER:
             stream.rest()
-        if summary.error is None and (not summary.is_paused or self._is_paused_here()):
+        if summary.error is None and not summary.is_held_by_target:
             self._listen(stream, watch, summary, began, time.monotonic() + seconds)
         else:
             self.stop.wait(seconds, stream.breathe)

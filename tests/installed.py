@@ -57,11 +57,13 @@ class Installed:
         return new.replace(self.streams / f"{name}.ini")
 
     def put(self, name: str, path: str, content: bytes = b"some bytes") -> Path:
-        """A file appears in a spool, whole, as movers let it."""
+        """A file appears in a spool, whole."""
         file, new = self.spool(name) / path, self.top / "new"
-        file.parent.mkdir(parents=True, exist_ok=True)
         new.write_bytes(content)
-        return new.replace(file)
+        while True:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # the directory was just emptied, and pruned
+                return new.replace(file)
 
     def arrived(self, name: str) -> set[str]:
         return self._files(self.target(name))
@@ -71,7 +73,8 @@ class Installed:
 
     @staticmethod
     def _files(directory: Path) -> set[str]:
-        found = (path.relative_to(directory) for path in directory.rglob("*") if not path.is_dir())
+        # os.walk goes on where a directory is removed under its hands.
+        found = (Path(top, name).relative_to(directory) for top, _, names in os.walk(directory) for name in names)
         return {str(path) for path in found if path.parts[0] != ".mistamover" and path.name != ".stop"}
 
     # -- commands --------------------------------------------------------------------------------------------

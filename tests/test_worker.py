@@ -159,9 +159,9 @@ def test_two_may_not_run_one_stream(local: Local) -> None:
 # -- waits -------------------------------------------------------------------------------------------------
 
 
-def waits(local: Local, error: Exception | None, count: int = 1, *, is_paused: bool = False) -> list[float]:
+def waits(local: Local, error: Exception | None, count: int = 1, **paused: bool) -> list[float]:
     with made(local) as it:
-        summary = Summary(error=error, is_paused=is_paused)  # type: ignore[arg-type]
+        summary = Summary(error=error, **paused)  # type: ignore[arg-type]
         return [it._time_to_next(summary) for _ in range(count)]
 
 
@@ -190,8 +190,7 @@ def test_the_wait_starts_anew_after_a_good_pass(local: Local) -> None:
 
 def test_a_pause_at_the_target_is_looked_at_seldom_and_one_here_often(local: Local) -> None:
     local.configure("stop_file_poll_interval = 77")
-    assert waits(local, None, is_paused=True) == [77]
-    (local.spool / ".stop").touch()
+    assert waits(local, None, is_paused=True, is_held_by_target=True) == [77]
     assert waits(local, None, is_paused=True) == [0.05]
 
 
@@ -243,6 +242,24 @@ def test_what_holds_on_is_told_once(local: Local, capsys: pytest.CaptureFixture[
     assert err.count("skipped: link: is a symbolic link") == 1
     assert err.count("paused by") == 2
     assert ".tmp" not in err
+
+
+def test_a_pause_that_ends_as_soon_as_it_was_seen_is_none_of_the_target(local: Local) -> None:
+    """Which would be looked for again after stop_file_poll_interval only."""
+    stop = local.spool / ".stop"
+
+    class Ends(list[Event]):
+        def append(self, event: Event) -> None:
+            super().append(event)
+            if event.kind is Kind.PAUSED:
+                stop.unlink()
+
+    stop.touch()
+    local.put("a")
+    events = Ends()
+    with polling(local, events):
+        wait_for(lambda: any(event.kind is Kind.DELIVERED for event in events), "the delivery")
+    assert [event.kind for event in events].count(Kind.PAUSED) == 1
 
 
 def test_news() -> None:
