@@ -179,10 +179,13 @@ def sync_file_system(fd: int) -> bool:
     return True
 
 
-def lock(fd: int) -> bool:
-    """Take the lock (flock(2)) that goes with the open file ``fd``; False where another process has it."""
+def lock(fd: int, *, shared: bool = False) -> bool:
+    """Take the lock (flock(2)) that goes with the open file ``fd``; False where another process has it.
+
+    Several may have it ``shared`` at the same time, and then nobody can have it alone.
+    """
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -38,6 +38,10 @@ LOGS = "log"
 UMASK = 0o027
 STEP = 0.05
 """Seconds between two looks at whether something has happened elsewhere."""
+LOOKED_AT = 0.5
+"""Seconds for which somebody may hold the lock who only looks whether the service runs."""
+SIGNED_BY = 10.0
+"""Seconds until whoever holds the lock has said who that is."""
 LAST_GRACE = 10.0
 """Seconds beyond what the service itself allows for its end, after which it is killed."""
 TAKE_UP = 30.0
@@ -65,7 +69,7 @@ class Lock:
             raise ConfigError(
                 [f"[global] state_dir: {shown(str(state_dir))}: {error.strerror}; give a directory of our own"]
             ) from error
-        if not fs.lock(self.fd):
+        if not _becomes(lambda: fs.lock(self.fd), LOOKED_AT):
             os.close(self.fd)
             raise Held(f"the service runs already{_with_number(state_dir)}; mistamover status shows what it does")
 
@@ -93,27 +97,44 @@ def _signature(state_dir: Path) -> tuple[int, float]:
 
 
 def is_running(state_dir: Path) -> bool:
-    """Whether any process holds the lock."""
+    """Whether any process holds the lock; raises ``ServiceError`` where we may not look."""
     try:
         fd = os.open(state_dir / LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError as error:
+        path = shown(str(state_dir / LOCK))
+        raise ServiceError(f"{path}: {error.strerror}; ask as the user of the service, or as root") from error
     try:
-        return not fs.lock(fd)
+        return not fs.lock(fd, shared=True)
     finally:
         os.close(fd)
+
+
+def _becomes(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait until something is so, for so long at most; whether it is."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(STEP)
+    return True
 
 
 @contextmanager
 def _running(state_dir: Path) -> Iterator[Process | None]:
     """The process of the service, once it has signed; None where none runs."""
-    process = None
-    while process is None and is_running(state_dir):
+    process: Process | None = None
+
+    def is_known() -> bool:
+        nonlocal process
         pid, began = _signature(state_dir)
         with suppress(ProcessLookupError):
             process = Process(pid, began) if pid else None
-        if process is None:
-            time.sleep(STEP)  # it is just starting, or just ending
+        return process is not None or not is_running(state_dir)  # else it is just starting, or just ending
+
+    if is_running(state_dir) and not _becomes(is_known, SIGNED_BY):
+        raise ServiceError(f"{shown(str(state_dir / LOCK))}: held by a process that does not say which it is")
     try:
         yield process
     finally:
@@ -321,6 +342,8 @@ def stop(settings: ServiceSettings) -> bool:
 
 def _remove_pid_file(settings: ServiceSettings) -> None:
     """Remove what a service that was killed has left, unless one runs again."""
+    if not (settings.global_.state_dir / LOCK).exists():
+        return
     with suppress(MistamoverError, OSError):
         lock = Lock(settings.global_.state_dir)
         settings.global_.pid_file.unlink(missing_ok=True)
@@ -333,20 +356,10 @@ def _stop(state_dir: Path) -> bool:
             return False
         process.send(signal.SIGTERM)
         allowed = heartbeat.read_service(state_dir).stop_within + LAST_GRACE
-        if not _ends(state_dir, allowed):
+        if not _becomes(lambda: not is_running(state_dir), allowed):
             process.send(signal.SIGKILL)  # its workers die with it
-            if not _ends(state_dir, LAST_GRACE):
+            if not _becomes(lambda: not is_running(state_dir), LAST_GRACE):
                 raise ServiceError("the service cannot be ended: one of its processes hangs in the kernel")
-    return True
-
-
-def _ends(state_dir: Path, seconds: float) -> bool:
-    """Wait until nobody holds the lock."""
-    end = time.monotonic() + seconds
-    while is_running(state_dir):
-        if time.monotonic() > end:
-            return False
-        time.sleep(STEP)
     return True
 
 
@@ -357,10 +370,11 @@ def reload(state_dir: Path) -> Service | None:
         if process is None:
             return None
         process.send(signal.SIGHUP)
-        end = time.monotonic() + TAKE_UP
-        while is_running(state_dir) and time.monotonic() < end:
+
+        def is_taken_up() -> bool:
             now = heartbeat.read_service(state_dir)
-            if (now.pid, now.reloads) != (before.pid, before.reloads):
-                return now
-            time.sleep(STEP)
+            return (now.pid, now.reloads) != (before.pid, before.reloads) or not is_running(state_dir)
+
+        if _becomes(is_taken_up, TAKE_UP):
+            return heartbeat.read_service(state_dir)
     raise ServiceError("the service does not take up the reload; mistamover status shows how it is")

@@ -7,6 +7,7 @@ import random
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,6 +217,43 @@ def test_the_lock_is_one_and_is_signed(tmp_path: Path) -> None:
         service.Lock(tmp_path / "state")
     lock.close()
     assert not service.is_running(tmp_path / "state")
+
+
+def test_who_only_looks_hinders_no_start(installed: Installed) -> None:
+    installed.add("a")
+    installed.state.mkdir()
+    (installed.state / service.LOCK).touch()
+    looking = threading.Event()
+
+    def look() -> None:
+        while not looking.wait(0.001):
+            assert not service.is_running(installed.state)
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            service.Lock(installed.state).close()
+    finally:
+        looking.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.needs("root")
+def test_who_may_not_look_is_told_so(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    service.Lock(state).close()
+    tmp_path.chmod(0o700)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(
+            service.ServiceError, match="Permission denied; ask as the user of the service, or as root"
+        ):
+            service.is_running(state)
+    finally:
+        os.seteuid(0)
 
 
 # -- deaths ------------------------------------------------------------------------------------------------

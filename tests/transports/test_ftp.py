@@ -62,7 +62,8 @@ class TestProftpdWithoutDigests(ByFtp):
     unsayable: ClassVar[re.Pattern[str]] = TestProftpd.unsayable
 
     @pytest.fixture(scope="class")
-    def server(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proftpd]:
+    @classmethod
+    def server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proftpd]:
         with running(Proftpd(tmp_path_factory.mktemp("proftpd"), digests=False)) as server:
             yield server
 
