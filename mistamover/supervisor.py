@@ -186,6 +186,8 @@ class Supervisor:
         self._is_ending = False
         self._reloads = 0
         self._findings: tuple[str, ...] = ()
+        self._is_without_files = False
+        """Whether the findings are that there is no directory of stream files."""
         self._next_look = 0.0
         self._told: Service | None = None
         self._watchdog = watchdog_interval()
@@ -265,8 +267,16 @@ class Supervisor:
             found = {path: stamp(path) for path in config.stream_files(self.settings)}
         except ConfigError as error:
             self._note_findings(error)  # it may be back in a moment: streams go on
+            self._is_without_files = True
             return
-        known = {path: child.stamp for path, child in self.children.items() if not child.is_gone}
+        if self._is_without_files:
+            self._findings, self._is_without_files = (), False
+        # What was wrong may have been mended elsewhere: a key that was missing, another stream of that name.
+        known = {
+            path: None if child.findings else child.stamp
+            for path, child in self.children.items()
+            if not child.is_gone
+        }
         changes = compare(known, found, again=again)
         for path in changes.gone:
             self._let_go(self.children[path])
@@ -302,7 +312,8 @@ class Supervisor:
 
     def _refuse_namesake(self, child: Child, settings: Settings) -> None:
         for other in self.children.values():
-            if other is not child and other.settings and other.settings.name == settings.name:
+            is_other = other is not child and not other.is_gone
+            if is_other and other.settings and other.settings.name == settings.name:
                 what = f"{child.path}: {other.path} is a stream of that name too"
                 raise ConfigError([f"{what}; give it another [data_stream] name"])
 
@@ -336,19 +347,24 @@ class Supervisor:
 
     def _manage(self, child: Child, now: float) -> None:
         """Do what is due for one stream."""
-        if child.life is Life.DOWN:
-            if self._is_ending or child.is_gone:
-                del self.children[child.path]
-            elif now >= child.next_start:
-                self._start(child, now)
-        elif child.life is Life.RESTS:
-            if self._is_ending:
-                del self.children[child.path]
-        elif child.life is Life.ENDING and now > child.ended_by:
+        if child.pid:
+            self._watch_over(child, now)
+        elif self._is_ending or child.is_gone:
+            del self.children[child.path]
+        elif child.life is Life.DOWN and now >= child.next_start:
+            self._start(child, now)
+
+    def _watch_over(self, child: Child, now: float) -> None:
+        """See that a worker lives, or ends as it was told to."""
+        assert child.slot is not None  # noqa: S101 - each worker has one
+        sign = last_sign(child.slot)
+        if child.life is Life.KILLED:
+            return  # the kernel has to let go of it
+        if child.life is Life.ENDING and now > child.ended_by:
             self._kill(child, f"did not end within {child.ended_by - child.started:.0f} s")
-        elif child.slot and is_hung(child.started, last_sign(child.slot), self.settings.global_.hang_timeout, now):
+        elif is_hung(child.started, sign, self.settings.global_.hang_timeout, now):
             self._kill(child, "gave no sign of life", State.HUNG)
-        elif child.life is Life.UP and child.slot and last_sign(child.slot):
+        elif child.life is Life.UP and sign:
             child.stand(None)
 
     def _start(self, child: Child, now: float) -> None:

@@ -274,6 +274,41 @@ def test_two_streams_of_one_name_are_one_too_many(installation: Installation) ->
     assert "a stream of that name too" in installation.stream("ds_a.ini").why
 
 
+def test_a_file_that_gets_another_name_is_the_same_stream(installation: Installation) -> None:
+    path = installation.add("a")
+    installation.start(lives)
+    until(lambda: installation.is_up("a"))
+    pid = installation.stream("a").pid
+    path.rename(path.with_name("ds_a.ini"))
+    until(lambda: installation.is_up("a", but=pid))
+    assert installation.stream("a").path.endswith("/ds_a.ini")
+    assert installation.stream("a").findings == ()
+
+
+def test_what_was_wrong_elsewhere_may_be_mended_there(installation: Installation) -> None:
+    key = installation.top / "key"
+    installation.add("a", f"target_host = h\n[sftp]\nkey_file = {key}")
+    path = installation.streams / "a.ini"
+    path.write_text(path.read_text().replace("= local", "= sftp"))
+    installation.start(lives)
+    until(lambda: installation.stream("a").state is State.BROKEN)
+    key.touch(mode=0o600)
+    until(lambda: installation.is_up("a"))
+
+
+def test_a_directory_of_stream_files_that_is_away_for_a_moment_changes_nothing(installation: Installation) -> None:
+    installation.add("a")
+    installation.start(lives)
+    until(lambda: installation.is_up("a"))
+    pid = installation.stream("a").pid
+    away = installation.streams.rename(installation.top / "away")
+    until(lambda: installation.service().findings != ())
+    assert "No such file or directory" in installation.service().findings[0]
+    away.rename(installation.streams)
+    until(lambda: installation.service().findings == ())
+    assert installation.stream("a").pid == pid
+
+
 def test_a_worker_that_dies_is_started_again_then_rests_until_a_reload(installation: Installation) -> None:
     installation.configure("max_restarts = 2")
     installation.add("a")
