@@ -79,13 +79,16 @@ def load(
     return settings
 
 
-def load_service(global_file: Path, environ: Mapping[str, str] | None = None) -> ServiceSettings:
+def load_service(
+    global_file: Path, environ: Mapping[str, str] | None = None, *, only_place: bool = False
+) -> ServiceSettings:
     """Return what the service needs of the global file; raise ConfigError with all that is wrong with that.
 
-    What the file holds for streams is judged with each of them.
+    What the file holds for streams is judged with each of them. ``only_place``: for a command that only has to find
+    the service; what a start lacks is not told.
     """
     draft = Draft(global_file, None, os.environ if environ is None else environ)
-    settings = draft.service()
+    settings = draft.service(only_place=only_place)
     if settings is None or draft.findings:
         raise ConfigError(draft.lines())
     return settings
@@ -184,7 +187,7 @@ class Draft:
         log_in = settings.log_in.model_copy(update={"password": self.values[protocol, "password"]})
         return settings.model_copy(update={protocol: log_in})
 
-    def service(self) -> ServiceSettings | None:
+    def service(self, *, only_place: bool) -> ServiceSettings | None:
         """Return the settings of the service, or None where a finding says why there are none."""
         self._gather()
         if not self.readable:
@@ -192,7 +195,7 @@ class Draft:
         sections = ("global", "logging")
         self._substitute(sections)
         settings = self._validated(ServiceSettings, sections)
-        for check in (_check_log_dir, _check_modes):
+        for check in () if only_place else (_check_log_dir, _check_modes):
             check(self)
         return settings
 

@@ -78,7 +78,7 @@ class Heartbeat:
 class Standing:
     """What the supervisor says of a stream."""
 
-    path: str
+    path: str = ""
     state: State | None = None
     """None: as its worker says."""
     since: float = 0.0
@@ -143,9 +143,9 @@ def _made(kind: type[_Told], content: dict[str, Any]) -> _Told:
     known = {one.name for one in fields(kind)}  # type: ignore[arg-type]
     members = {name: value for name, value in content.items() if name in known}
     if members.get("state") is not None:
-        members["state"] = _STATES.get(members["state"], State.STARTING)
+        members["state"] = _STATES.get(str(members["state"]), State.STARTING)
     if "findings" in members:
-        members["findings"] = tuple(members["findings"])
+        members["findings"] = tuple(map(str, members["findings"]))
     return kind(**members)
 
 

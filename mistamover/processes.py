@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import time
@@ -37,6 +38,12 @@ class Process:
         """Send a signal; harmless where it has ended."""
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._fd, number)
+
+    def has_ended(self) -> bool:
+        """Whether it has, though its parent may not have taken note."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Let go of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from mistamover import heartbeat
 from mistamover.errors import TargetDown
 from mistamover.events import Event, Kind, Summary
 from mistamover.heartbeat import Heartbeat, State
+from mistamover.lines import redacted
 
 AT_LEAST_EVERY = 30.0
 """Seconds after which a heartbeat is written though nothing has changed."""
@@ -82,11 +84,11 @@ class Pulse:
             self._files += 1
             self._bytes += event.unit.size if event.unit else 0
         elif event.kind in (Kind.WAITING, Kind.QUARANTINED, Kind.TARGET, Kind.NOT_REMOVED):
-            self._last_error = event.reason if not event.path else f"{event.path}: {event.reason}"
+            self._last_error = redacted(event.reason if not event.path else f"{event.path}: {event.reason}")
 
     def beat(self, state: State, why: str, summary: Summary, *, moved: int, quarantined: int) -> None:
         """Write how things stand, where that is news; ``moved`` are the bytes of this process so far."""
-        moment, now = time.monotonic(), time.time()
+        moment, now, why = time.monotonic(), time.time(), redacted(why)
         self._sample(Sample(moment, moved))
         beat = replace(
             self._today(now),
@@ -106,7 +108,8 @@ class Pulse:
         self._now = beat
         if beat != self._told or moment - self._written > AT_LEAST_EVERY:
             self._told, self._written = beat, moment
-            self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            with suppress(OSError):  # a full disk is told of by the ledger
+                self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
             heartbeat.write(self._directory, heartbeat.HEARTBEAT, replace(beat, written=now))
 
     def _today(self, now: float) -> Heartbeat:

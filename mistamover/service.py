@@ -175,6 +175,7 @@ def prepare(settings: ServiceSettings) -> Places:
             _make_directory(option, directory)
         with suppress(FileNotFoundError):
             pid_file.unlink()  # we hold the lock: whoever wrote it has ended
+        lock.sign()  # a disk that is full is to be told of here
     except OSError as error:
         lock.close()
         raise ConfigError([f"[global] pid_file: {shown(str(pid_file))}: {error.strerror}; give another"]) from error
@@ -255,6 +256,7 @@ def _context(settings: ServiceSettings, places: Places, *, detach: bool) -> Iter
     """The surroundings of a daemon: session, umask, directory, no open files but ours, a PID file."""
     from daemon import DaemonContext
     from daemon.pidfile import TimeoutPIDLockFile
+    from lockfile import Error as LockError
 
     def stream(usual: IO[Any]) -> IO[Any] | None:
         return None if detach else usual
@@ -270,9 +272,15 @@ def _context(settings: ServiceSettings, places: Places, *, detach: bool) -> Iter
         stderr=stream(sys.stderr),
         signal_map={},  # the supervisor blocks signals and takes them one by one
     )
-    with context:
+    # From here on signals wait for the supervisor.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    context.open()
+    try:
         places.lock.sign()
         yield
+    finally:
+        with suppress(LockError):  # somebody else removed the PID file
+            context.close()
 
 
 def _serve(settings: ServiceSettings, places: Places, ready: Callable[[], object], *, to_console: bool) -> None:
@@ -280,7 +288,6 @@ def _serve(settings: ServiceSettings, places: Places, ready: Callable[[], object
     from setproctitle import setproctitle
 
     setproctitle("mistamover: service")
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     with MainLog(settings.logging, directory=places.logs, detached=not to_console) as log:
         log.tell(INFO, f"starts (process {os.getpid()}), by {shown(str(settings.path))}")
         _load_ahead()
@@ -311,13 +318,15 @@ def _work(places: Places, main: MainLog, to_console: bool, settings: Settings, a
     setproctitle(f"mistamover: stream {settings.name}")
     stop = Stop()
     stop_on_signals(stop, is_patient_on_hup=True)
+    # Ctrl-C reaches us as well as the supervisor, which tells us what is to come of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     places.close()
     main.close()
-    pulse = Pulse(state_directory(settings))
     with Log(settings, directory=places.logs, detached=not to_console) as log:
         try:
             hang_timeout = settings.global_.hang_timeout
+            pulse = Pulse(state_directory(settings))
             worker = Worker(settings, log, stop=stop, alive=alive, hang_timeout=hang_timeout, pulse=pulse)
             summary = worker.run(once=False)
         except MistamoverError as error:
@@ -356,9 +365,10 @@ def _stop(state_dir: Path) -> bool:
             return False
         process.send(signal.SIGTERM)
         allowed = heartbeat.read_service(state_dir).stop_within + LAST_GRACE
-        if not _becomes(lambda: not is_running(state_dir), allowed):
+        # Not until the lock is free: another service may have taken it by then.
+        if not _becomes(process.has_ended, allowed):
             process.send(signal.SIGKILL)  # its workers die with it
-            if not _becomes(lambda: not is_running(state_dir), LAST_GRACE):
+            if not _becomes(process.has_ended, LAST_GRACE):
                 raise ServiceError("the service cannot be ended: one of its processes hangs in the kernel")
     return True
 

@@ -230,6 +230,15 @@ class Spool:
         if not fs.lock(self._lock):
             raise Held(f"{self.directory}: another mistamover moves from this spool; let it end, or stop it")
 
+    def look_at_place(self) -> None:
+        """Raise :class:`SpoolError` where another directory has the name by now: replaced, or mounted over."""
+        try:
+            found = os.stat(self.directory)
+        except OSError as error:
+            raise SpoolError(f"{self.directory}: the spool cannot be opened: {error.strerror}") from error
+        if not os.path.samestat(found, os.fstat(self._root)):
+            raise SpoolError(f"{self.directory}: another directory took the place of the spool")
+
     def has_stop_file(self, name: str) -> bool:
         """Whether somebody asked for a pause."""
         try:

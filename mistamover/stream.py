@@ -217,6 +217,7 @@ class Stream:
         return self.summary
 
     def _pass(self, patient: bool) -> None:
+        self._spool.look_at_place()
         self._begin_to_watch()
         if self._is_paused():
             return
@@ -644,7 +645,10 @@ def _keep_smaller(waiting: deque[list[Unit]], size: int) -> None:
 
 def when(moment: float) -> str:
     """A time of day for people, local, with its date; ``moment`` in seconds since the epoch."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+    except (OverflowError, OSError, ValueError):
+        return "?"  # a year that nobody has a calendar for
 
 
 def skipped_event(skipped: Skipped) -> Event:

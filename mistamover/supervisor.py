@@ -10,23 +10,26 @@ import os
 import signal
 import struct
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from logging import CRITICAL, ERROR, INFO, WARNING
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
 from mistamover import __version__, config, heartbeat
 from mistamover.errors import ConfigError, Exit
 from mistamover.heartbeat import Heartbeat, Service, Standing, State
-from mistamover.lines import hide_secrets, shown
+from mistamover.lines import hide_secrets, redacted, shown
 from mistamover.log import MainLog
 from mistamover.options import ServiceSettings, Settings
 from mistamover.processes import die_with, notify, now_usec, watchdog_interval
 
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
+FROZEN = 30.0
+"""Seconds between two looks that no work of ours takes."""
 TICK = 1.0
 """Seconds between two looks at the workers."""
 FILES_EVERY = 5.0
@@ -39,6 +42,8 @@ HELD_DELAY = 5.0
 """Seconds until a spool that another process holds is tried again."""
 GRACE = 15.0
 """Seconds beyond the longest stop_timeout after which a worker that was told to end is killed."""
+STALE = 120.0
+"""Seconds after which what a worker has told is no news: it tells every half minute that it lives."""
 COMPLETE = 64
 """How a worker ends whose stream is complete."""
 
@@ -120,7 +125,7 @@ class Child:
         """Whether its first worker is up, or it is known why there is none."""
         if self.life is Life.UP:
             return self.slot is not None and last_sign(self.slot) > 0
-        return self.life is not Life.DOWN or bool(self.deaths)
+        return self.life is not Life.DOWN or bool(self.deaths) or self.state is State.HELD
 
 
 # -- decisions ---------------------------------------------------------------------------------------------
@@ -195,10 +200,15 @@ class Supervisor:
 
     def run(self, ready: Callable[[], object]) -> None:
         """Run until we are asked to stop and all workers have ended; ``ready`` is called when each is decided."""
+        # Ignored, as whoever started us may have left it, no child could be waited for.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         is_ready = False
+        last = time.monotonic()
         while not self._is_ending or self.children:
             now = time.monotonic()
+            self._forgive(now - last)
+            last = now
             self._reap(now)
             if now >= self._next_look and not self._is_ending:
                 self._look_at_files(now)
@@ -206,10 +216,17 @@ class Supervisor:
                 self._manage(child, now)
             if not is_ready and all(child.is_decided for child in self.children.values()):
                 is_ready = True
+                self._tell()
                 ready()
                 notify("READY=1")
             self._tell()
             self._wait(self._tick if is_ready else 0.05)
+
+    def _forgive(self, seconds: float) -> None:
+        """Where we ourselves stood still for so long, as in a frozen container, workers may have done so too."""
+        if seconds > FROZEN:
+            for child in self.children.values():
+                child.started += seconds
 
     def _wait(self, seconds: float) -> None:
         """Wait for a signal, or for the next tick; of several signals each gets its turn."""
@@ -313,7 +330,8 @@ class Supervisor:
     def _refuse_namesake(self, child: Child, settings: Settings) -> None:
         for other in self.children.values():
             is_other = other is not child and not other.is_gone
-            if is_other and other.settings and other.settings.name == settings.name:
+            theirs = other.coming or other.settings
+            if is_other and theirs and theirs.name == settings.name:
                 what = f"{child.path}: {other.path} is a stream of that name too"
                 raise ConfigError([f"{what}; give it another [data_stream] name"])
 
@@ -375,11 +393,13 @@ class Supervisor:
             child.life = Life.RESTS
             child.stand(State.STOPPED, "its file says so: [data_stream] status")
             return
-        slot = mmap.mmap(-1, struct.calcsize("d"))
         try:
+            slot = mmap.mmap(-1, struct.calcsize("d"))
             pid = os.fork()
-        except OSError as error:  # no memory, or too many processes: later, perhaps
-            self._died(child, f"cannot be started: {error.strerror}", now)
+        except OSError as error:  # no memory, or too many processes: nobody's fault, and over some time
+            child.next_start = now + LONGEST_DELAY
+            child.stand(State.RESTARTING, f"its worker cannot be started: {error.strerror}")
+            self._log.tell(ERROR, f"{shown(child.name)}: {child.why}")
             return
         if pid == 0:
             self._be_worker(settings, slot)
@@ -397,10 +417,10 @@ class Supervisor:
             os._exit(code)
 
     def _ask_to_end(self, child: Child, number: signal.Signals) -> None:
-        """Tell a worker to end: TERM within stop_timeout, HUP after its batch."""
-        if not child.pid or child.life is Life.KILLED:
+        """Tell a worker to end: TERM within stop_timeout, HUP after its batch. A second TERM would cut it short."""
+        if not child.pid or child.life is Life.KILLED or (child.life is Life.ENDING and child.ended_by < inf):
             return
-        within = float("inf")
+        within = inf
         if number == signal.SIGTERM:
             within = time.monotonic() + self._stop_timeout(child) + GRACE
         child.ended_by = within
@@ -478,13 +498,13 @@ class Supervisor:
         if self._watchdog:
             notify("WATCHDOG=1")
         told = self._service()
-        if told != self._told:
+        if told != self._told and heartbeat.write(self.settings.global_.state_dir, heartbeat.SERVICE, told):
             self._told = told
-            heartbeat.write(self.settings.global_.state_dir, heartbeat.SERVICE, told)
             notify(f"STATUS={_in_a_word(told)}")
 
     def _service(self) -> Service:
         longest = max(map(self._stop_timeout, self.children.values()), default=0.0)
+        names = Counter(child.name for child in self.children.values())
         return Service(
             pid=self._pid,
             since=self._since,
@@ -494,19 +514,19 @@ class Supervisor:
             is_ending=self._is_ending,
             findings=self._findings,
             stop_within=longest + GRACE,
-            streams={self._label(child): _standing(child) for child in self.children.values()},
+            streams={_label(child, names[child.name]): _standing(child) for child in self.children.values()},
         )
 
-    def _label(self, child: Child) -> str:
-        """The stream's name, unless a file that cannot be read would take that of another."""
-        taken = any(other is not child and other.name == child.name for other in self.children.values())
-        return child.path.name if taken and child.settings is None else child.name
+
+def _label(child: Child, namesakes: int) -> str:
+    """The stream's name, unless a file that cannot be used would take that of another."""
+    return child.path.name if namesakes > 1 and child.settings is None else child.name
 
 
 def _standing(child: Child) -> Standing:
-    return Standing(
-        str(child.path), child.state, child.since, child.why, child.pid, len(child.deaths), child.findings
-    )
+    findings = tuple(map(redacted, child.findings))
+    why = redacted(child.why)
+    return Standing(str(child.path), child.state, child.since, why, child.pid, len(child.deaths), findings)
 
 
 def _how_it_ended(code: int) -> str:
@@ -522,10 +542,15 @@ def _in_a_word(service: Service) -> str:
     return f"{streams}; look at: {', '.join(map(shown, wrong))}" if wrong else streams
 
 
-def state_of(standing: Standing, told: Heartbeat) -> tuple[State, float, str]:
-    """What a stream does, since when and why: as the supervisor says, or else as its worker does."""
+def state_of(standing: Standing, told: Heartbeat, now: float) -> tuple[State, float, str]:
+    """What a stream does, since when and why: as the supervisor says, or else as its worker does.
+
+    ``now`` in seconds since the epoch.
+    """
     if standing.state is not None:
         return standing.state, standing.since, standing.why
     if told.pid != standing.pid:  # of an earlier worker
         return State.STARTING, standing.since, ""
+    if now - told.written > STALE:
+        return State.TROUBLE, told.written, "nothing was told since then; is there room in the state directory?"
     return told.state, told.since, told.why

@@ -37,7 +37,7 @@ class State(str, Enum):
 
 
 _END = 2**63
-"""What databases cannot hold any more: inodes of some file systems, and times after the year 2262."""
+"""What databases cannot hold any more: inodes of some file systems, and times after 2262 or before 1678."""
 
 
 class Identity(NamedTuple):
@@ -53,8 +53,8 @@ class Identity(NamedTuple):
     def of(cls, stat: os.stat_result) -> Identity:
         """The identity of the file that ``stat`` describes."""
         ino, mtime_ns = stat.st_ino, stat.st_mtime_ns
-        if ino >= _END or mtime_ns >= _END:
-            ino, mtime_ns = ino - 2 * _END if ino >= _END else ino, min(mtime_ns, _END - 1)
+        if ino >= _END or not -_END <= mtime_ns < _END:
+            ino, mtime_ns = ino - 2 * _END if ino >= _END else ino, max(-_END, min(mtime_ns, _END - 1))
         return cls(stat.st_dev, ino, stat.st_size, mtime_ns, stat.st_ctime_ns)
 
     def is_same_but_for_ctime(self, other: Identity) -> bool:

@@ -416,8 +416,7 @@ class Worker:
 
     def _tick(self) -> None:
         self.log.flush()
-        if self._is_passing:
-            self._beat()
+        self._beat()
         if self.tells_progress and time.monotonic() >= self._next_progress:
             self._next_progress = time.monotonic() + PROGRESS_EVERY
             self._tell_progress()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -330,6 +333,138 @@ def test_what_is_set_aside_needs_a_person(installed: Installed) -> None:
     assert "mistamover quarantine list streams/a.ini" in status.out
 
 
+@pytest.mark.parametrize("how", ["made anew", "moved away"])
+def test_a_spool_that_is_replaced_is_found_again(installed: Installed, how: str) -> None:
+    installed.add("a")
+    installed.start()
+    installed.put("a", "before")
+    until(lambda: installed.arrived("a") == {"before"} and installed.left("a") == set())
+    spool = installed.spool("a")
+    spool.rename(installed.top / "old")
+    spool.mkdir()
+    if how == "made anew":
+        shutil.rmtree(installed.top / "old")
+    installed.put("a", "after")
+    until(lambda: installed.arrived("a") == {"before", "after"})
+
+
+@pytest.mark.needs("root")
+def test_a_disk_that_is_mounted_over_the_spool_is_seen(installed: Installed) -> None:
+    installed.add("a")
+    installed.start()
+    until(lambda: installed.stream("a")["state"] == "idle")
+    subprocess.run(["mount", "-t", "tmpfs", "none", installed.spool("a")], check=True)
+    try:
+        (installed.spool("a") / "file").write_bytes(b"on the disk")
+        until(lambda: installed.arrived("a") == {"file"})
+        installed.run("stop")
+    finally:
+        subprocess.run(["umount", "--lazy", installed.spool("a")], check=True)
+
+
+def test_a_spool_that_somebody_else_holds_is_said_at_once(installed: Installed) -> None:
+    ini = installed.add("a")
+    installed.add("b")
+    other = installed.popen("run", str(ini))
+    until(lambda: (installed.state / "a" / "ledger.sqlite").exists())
+    try:
+        result = installed.start()
+        assert result.code == 1
+        assert "a: held by another process: another mistamover moves from its spool" in result.out
+        assert "1 of 2 streams up" in result.out
+    finally:
+        other.terminate()
+        ended(other)
+    installed.put("a", "file")
+    until(lambda: installed.arrived("a") == {"file"})
+
+
+def test_a_parent_that_ignored_the_ends_of_its_children_hurts_nobody(installed: Installed) -> None:
+    installed.add("a")
+    ignoring = "import os, signal, sys; signal.signal(17, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    start = [str(ROOT / "bin" / "mistamover"), "start", "--config", str(installed.ini)]
+    subprocess.run([sys.executable, "-c", ignoring, *start], check=True, capture_output=True, timeout=30)
+    installed.note()
+    pid = installed.stream("a")["pid"]
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: installed.stream("a")["pid"] not in (0, pid))
+
+
+def test_interrupts_of_the_terminal_are_the_supervisors_to_answer(installed: Installed) -> None:
+    installed.add("a")
+    installed.start()
+    pid = installed.stream("a")["pid"]
+    for _ in range(2):
+        os.kill(pid, signal.SIGINT)
+    installed.put("a", "file")
+    until(lambda: installed.arrived("a") == {"file"})
+    assert installed.stream("a")["pid"] == pid
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
+def test_it_starts_where_standard_streams_are_closed(installed: Installed, closed: str) -> None:
+    installed.add("a")
+    start = f"{ROOT}/bin/mistamover start --config {installed.ini} {closed}"
+    assert subprocess.run(["sh", "-c", start], timeout=30, check=False).returncode == 0
+    installed.note()
+    assert installed.run("stop").out == "stopped\n"
+
+
+def test_what_a_worker_says_holds_no_secret(installed: Installed, tmp_path: Path) -> None:
+    """A server that repeats the password in its refusal."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    peer, _ = server.accept()
+                    with peer, peer.makefile("rwb") as file:
+                        file.write(b"220 hello\r\n")
+                        file.flush()
+                        for line in file:
+                            known = line.startswith(b"PASS")
+                            file.write(b"530 no, not " + line[5:] if known else b"331 and?\r\n")
+                            file.flush()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        installed.add(
+            "a",
+            "transfer_protocol = ftp\ntarget_host = 127.0.0.1",
+            f"[ftp]\nport = {port}\nusername = u\npassword = xyzzy-canary",
+        )
+        installed.put("a", "file")
+        installed.start()
+        until(lambda: installed.stream("a")["state"] == "in trouble")
+        assert "not ***" in installed.stream("a")["why"]
+        told = [path.read_text() for path in installed.state.rglob("*.json")]
+        assert "xyzzy-canary" not in "".join([*told, installed.run("status").out, installed.log])
+        installed.run("stop")
+        server.close()
+
+
+def test_what_a_start_needs_is_not_needed_to_look_or_to_stop(installed: Installed) -> None:
+    logs = installed.top / "logs"
+    logs.mkdir()
+    installed.configure(f"[logging]\nbase_log_dir = {logs}")
+    installed.add("a")
+    installed.start()
+    shutil.rmtree(logs)
+    assert installed.run("status").code == 0
+    assert installed.run("stop").out == "stopped\n"
+    assert installed.run("start").code == 2
+
+
+def test_three_restarts_at_once_leave_one_service(installed: Installed) -> None:
+    installed.add("a")
+    installed.start()
+    results = [ended(one) for one in [installed.popen("restart") for _ in range(3)]]
+    installed.note()
+    assert {result.code for result in results} <= {0, 4}, [result.err for result in results]
+    assert installed.run("status").code == 0
+
+
 # -- held, paused, ended -----------------------------------------------------------------------------------
 
 
@@ -374,6 +509,27 @@ def test_pause_and_resume(installed: Installed) -> None:
     assert "there are a" in unknown.err
 
 
+def test_a_stream_is_paused_by_the_name_that_status_shows(installed: Installed) -> None:
+    installed.add("file", data_stream="name = images")
+    installed.start()
+    assert installed.run("pause", "images").code == 0
+    assert (installed.spool("file") / ".stop").exists()
+
+
+@pytest.mark.needs("root")
+def test_a_pause_on_a_full_disk_is_one(installed: Installed) -> None:
+    ini = installed.add("a")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", installed.spool("a")], check=True)
+    try:
+        with suppress(OSError), (installed.spool("a") / "all").open("wb") as file:
+            file.write(bytes(2**20))
+        result = installed.run("pause", str(ini), "--reason", "x" * 5000)
+        assert result.code == 0
+        assert "paused, by " in result.out
+    finally:
+        subprocess.run(["umount", "--lazy", installed.spool("a")], check=True)
+
+
 # -- in the foreground -------------------------------------------------------------------------------------
 
 
@@ -392,9 +548,9 @@ def test_it_tells_systemd_how_it_is(installed: Installed, tmp_path: Path) -> Non
         process = installed.popen(
             "start", "--foreground", env={"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "600000"}
         )
+        assert told("STATUS=") == "STATUS=1 stream"
         told("READY=1")
         installed.note()
-        assert told("STATUS=") == "STATUS=1 stream"
         told("WATCHDOG=1")
         process.send_signal(signal.SIGHUP)
         assert "MONOTONIC_USEC=" in told("RELOADING=1")

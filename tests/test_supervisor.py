@@ -63,12 +63,13 @@ def test_files_come_change_and_go() -> None:
     ("standing", "told", "state"),
     [
         (Standing("p", State.FATAL, 5.0, "why", pid=0), Heartbeat(pid=7, state=State.MOVING), State.FATAL),
-        (Standing("p", None, 5.0, pid=7), Heartbeat(pid=7, state=State.MOVING, since=9.0), State.MOVING),
+        (Standing("p", None, 5.0, pid=7), Heartbeat(pid=7, state=State.MOVING, written=50.0), State.MOVING),
+        (Standing("p", None, 5.0, pid=7), Heartbeat(pid=7, state=State.IDLE, written=-50.0), State.TROUBLE),
         (Standing("p", None, 5.0, pid=8), Heartbeat(pid=7, state=State.MOVING), State.STARTING),
     ],
 )
 def test_the_supervisor_is_believed_before_the_worker(standing: Standing, told: Heartbeat, state: State) -> None:
-    assert supervisor.state_of(standing, told)[0] is state
+    assert supervisor.state_of(standing, told, 100.0)[0] is state
 
 
 def test_what_is_told_comes_back(tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_what_is_told_comes_back(tmp_path: Path) -> None:
     assert heartbeat.read_heartbeat(tmp_path) == beat
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"state": "dancing"}', '{"unknown": 1}'])
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"state": ["x"]}', '{"state": "dancing"}', '{"unknown": 1}'])
 def test_what_cannot_be_read_tells_nothing(tmp_path: Path, content: str) -> None:
     (tmp_path / heartbeat.HEARTBEAT).write_text(content)
     assert heartbeat.read_heartbeat(tmp_path) == Heartbeat()

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import assume, example, given, settings
@@ -345,3 +347,10 @@ def _others() -> list[Identity]:
 )
 def test_failures_count_for_the_very_file(known: Record | None, attempts: int) -> None:
     assert attempts_before(UNIT, known) == attempts
+
+
+@pytest.mark.parametrize("mtime_ns", [-(7 * 10**25), -(2**63) - 1, 2**63, 7 * 10**25])
+def test_times_that_no_database_holds_are_cut_to_what_it_holds(mtime_ns: int) -> None:
+    stat = SimpleNamespace(st_dev=1, st_ino=2, st_size=3, st_mtime_ns=mtime_ns, st_ctime_ns=4)
+    found = Identity.of(cast(os.stat_result, stat))
+    assert -(2**63) <= found.mtime_ns < 2**63

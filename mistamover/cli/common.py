@@ -32,10 +32,18 @@ def record_command(function: Callable[..., int]) -> Callable[..., int]:
 
 def service_command(function: Callable[..., int]) -> Callable[..., int]:
     """A command about the service: --config and --debug, and its errors as lines for a person."""
+    return _service_command(function, only_place=False)
 
+
+def running_service_command(function: Callable[..., int]) -> Callable[..., int]:
+    """The same, where it only has to find the service that runs: nothing that a start needs has to be there."""
+    return _service_command(function, only_place=True)
+
+
+def _service_command(function: Callable[..., int], *, only_place: bool) -> Callable[..., int]:
     @wraps(function)
     def guarded(global_file: Path | None, *, debug: bool, **options: Any) -> int:
-        return _guarded(lambda: function(load_service(global_file), **options), debug=debug)
+        return _guarded(lambda: function(load_service(global_file, only_place=only_place), **options), debug=debug)
 
     for option in (_CONFIG, _DEBUG):
         guarded = option(guarded)
@@ -93,7 +101,7 @@ def load(stream_file: Path, global_file: Path | None, *, only_record: bool) -> S
     return settings
 
 
-def load_service(global_file: Path | None) -> ServiceSettings:
+def load_service(global_file: Path | None, *, only_place: bool) -> ServiceSettings:
     """The settings of the service; raises ``ConfigError`` where there is no global file."""
     from mistamover import config
 
@@ -102,7 +110,7 @@ def load_service(global_file: Path | None) -> ServiceSettings:
         raise ConfigError(
             [f"the service needs a global file; write {config.SYSTEM_GLOBAL}, or give --config GLOBAL.ini"]
         )
-    return config.load_service(found)
+    return config.load_service(found, only_place=only_place)
 
 
 def tell_error(error: MistamoverError) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mistamover.cli.common import load, service_command
+from mistamover.cli.common import load, running_service_command
 from mistamover.cli.help import Command
 from mistamover.errors import Exit, SpoolError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.command(cls=Command, short_help="Pause a stream.")
 @click.argument("name")
 @click.option("--reason", default="", help="Why: status shows it.")
-@service_command
+@running_service_command
 def pause(settings: ServiceSettings, *, name: str, reason: str) -> int:
     """Pause the stream NAME after the batch that is on its way, until it is resumed.
 
@@ -36,24 +36,34 @@ def pause(settings: ServiceSettings, *, name: str, reason: str) -> int:
     from mistamover.lines import one_line, shown
 
     path = _stop_file(settings, name)
-    said = one_line(
-        f"paused by {getpass.getuser()} at {time.strftime('%Y-%m-%d %H:%M:%S')}: {reason or 'no reason'}"
-    )
+    said = f"paused by {_user()} at {time.strftime('%Y-%m-%d %H:%M:%S')}: {reason or 'no reason'}"
     try:
-        with path.open("x") as file:
-            file.write(f"{said}\n")
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
         click.echo(f"paused already, by {shown(str(path))}")
+        return Exit.DONE
     except OSError as error:
         raise SpoolError(f"{path}: {error.strerror}; the stream goes on") from error
+    try:
+        with os.fdopen(fd, "w") as file:
+            file.write(f"{one_line(said)}\n")
+    except OSError as error:
+        click.echo(f"paused, by {shown(str(path))}; the reason could not be written: {error.strerror}")
     else:
         click.echo(f"paused, by {shown(str(path))}")
     return Exit.DONE
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # containers know numbers that have no name
+        return f"user {os.getuid()}"
+
+
 @click.command(cls=Command, short_help="Have a paused stream go on.")
 @click.argument("name")
-@service_command
+@running_service_command
 def resume(settings: ServiceSettings, *, name: str) -> int:
     """Have the stream NAME go on: remove the stop file from its spool.
 

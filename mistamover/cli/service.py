@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mistamover.cli.common import service_command
+from mistamover.cli.common import running_service_command, service_command
 from mistamover.cli.help import Command
 from mistamover.errors import Exit
 
@@ -51,7 +51,7 @@ def _start(settings: ServiceSettings, *, foreground: bool) -> int:
 
 
 @click.command(cls=Command, short_help="Stop the service.")
-@service_command
+@running_service_command
 def stop(settings: ServiceSettings) -> int:
     """Stop the service: batches that are on their way end, or are parked within stop_timeout.
 
@@ -86,7 +86,7 @@ def restart(settings: ServiceSettings, *, foreground: bool) -> int:
 
 
 @click.command("reload", cls=Command, short_help="Have the service read its configuration again.")
-@service_command
+@running_service_command
 def reload_(settings: ServiceSettings) -> int:
     """Have the service read the global file and all stream files again, and try streams that rest.
 
@@ -113,11 +113,14 @@ def reload_(settings: ServiceSettings) -> int:
 
 
 def stream_path(settings: ServiceSettings, name: str) -> Path:
-    """The file of the stream of that name; raises ``UsageError`` where there is none."""
-    from mistamover import config
+    """The file of the stream that status calls so, or else of that name; ``UsageError`` where there is none."""
+    from mistamover import config, heartbeat
+    from mistamover.lines import shown
 
     known = {path.stem.removeprefix("ds_"): path for path in config.stream_files(settings)}
+    running = heartbeat.read_service(settings.global_.state_dir).streams
+    known |= {stream: Path(one.path) for stream, one in running.items() if Path(one.path) in known.values()}
     if name not in known:
-        there = f"there are {', '.join(known)}" if known else "there are none"
-        raise click.UsageError(f"no stream file for {name!r} in {settings.global_.config_dir}; {there}")
+        there = f"there are {', '.join(map(shown, known))}" if known else "there are none"
+        raise click.UsageError(f"no stream is called {shown(name)}; {there}")
     return known[name]

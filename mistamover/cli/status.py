@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from mistamover.cli.common import service_command
+from mistamover.cli.common import running_service_command
 from mistamover.cli.help import Command
 from mistamover.errors import Exit
 
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
-@service_command
+@running_service_command
 def status(settings: ServiceSettings, *, name: str | None, as_json: bool, watch: bool) -> int:
     """Show what the service does, and each stream, or only the stream NAME.
 
@@ -74,13 +74,15 @@ def status(settings: ServiceSettings, *, name: str | None, as_json: bool, watch:
 
 def _show(state_dir: Path, name: str | None, *, as_json: bool) -> int:
     from mistamover import heartbeat
+    from mistamover.lines import shown
     from mistamover.service import is_running
 
     service = heartbeat.read_service(state_dir)
     runs = is_running(state_dir)
     rows = [row for row in read(state_dir, service) if name in (None, row.name)]
     if name is not None and not rows:
-        raise click.UsageError(f"the service has no stream {name!r}; it has {', '.join(service.streams) or 'none'}")
+        there = ", ".join(map(shown, service.streams)) or "none"
+        raise click.UsageError(f"the service has no stream {shown(name)}; it has {there}")
     for line in _json(service, rows, runs=runs) if as_json else _lines(service, rows, runs=runs):
         click.echo(line)
     is_well = runs and not service.findings and not any(row.needs_a_person for row in rows)
@@ -95,7 +97,7 @@ def read(state_dir: Path, service: Service) -> list[Row]:
     rows = []
     for name, standing in sorted(service.streams.items()):
         told = read_heartbeat(state_dir / name)
-        rows.append(Row(name, *state_of(standing, told), told, standing))
+        rows.append(Row(name, *state_of(standing, told, time.time()), told, standing))
     return rows
 
 
@@ -152,7 +154,10 @@ def moment(when: float, now: float) -> str:
     """A time for a narrow column: that of the day where it is today's, else its date; empty for none."""
     if not when:
         return ""
-    then, today = time.localtime(when), time.localtime(now)
+    try:
+        then, today = time.localtime(when), time.localtime(now)
+    except (OverflowError, OSError, ValueError):
+        return "?"  # a year that nobody has a calendar for
     return time.strftime("%H:%M:%S" if then[:3] == today[:3] else "%Y-%m-%d", then)
 
 
