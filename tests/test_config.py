@@ -887,3 +887,60 @@ def test_pages_are_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     monkeypatch.setattr("sys.argv", ["config", "sample-stream"])
     describe.main()
     assert capsys.readouterr().out == describe.sample_stream()
+
+
+# The service
+
+
+@pytest.fixture
+def several(write: Write, tmp_path: Path) -> Callable[[str], list[str]]:
+    """The names of the stream files that a global file with these options means."""
+    (tmp_path / "streams").mkdir()
+    for name in ("b.ini", "ds_a.ini", "c.ini.new", ".hidden.ini", "old.ini~", "note"):
+        write(GOOD, f"streams/{name}")
+    (tmp_path / "streams" / "directory.ini").mkdir()
+    os.mkfifo(tmp_path / "streams" / "fifo.ini")
+
+    def _several(options: str) -> list[str]:
+        settings = config.load_service(write(f"[global]\n{options}\n", "global.ini"), {})
+        return [path.name for path in config.stream_files(settings)]
+
+    return _several
+
+
+def test_the_stream_files_of_the_service(several: Callable[[str], list[str]], tmp_path: Path) -> None:
+    streams = tmp_path / "streams"
+    assert several("") == ["b.ini", "ds_a.ini"]
+    assert several(f"config_dir = {streams}") == ["b.ini", "ds_a.ini"]
+    assert several("data_stream_list = a, gone b a") == ["ds_a.ini", "gone.ini", "b.ini"]
+    assert several(f"data_stream_config_dir = {streams}") == ["b.ini", "c.ini.new", "ds_a.ini", "note"]
+    assert several(f"config_dir = {tmp_path}") == [], "the global file is none"
+
+
+def test_a_directory_of_stream_files_that_is_missing_is_said(write: Write, tmp_path: Path) -> None:
+    settings = config.load_service(write("[global]\nconfig_dir = /nowhere\n", "global.ini"), {})
+    with pytest.raises(ConfigError) as caught:
+        config.stream_files(settings)
+    assert caught.value.findings == (
+        f"{tmp_path}/global.ini: [global] config_dir: '/nowhere': No such file or directory; "
+        "make the directory, or give another",
+    )
+
+
+def test_what_a_global_file_holds_for_streams_does_not_concern_the_service(write: Write) -> None:
+    path = write(
+        "[global]\nmax_restarts = 7\n[outgoing]\nlanes = many\n[logging]\nlog_level = debug\n", "global.ini"
+    )
+    settings = config.load_service(path, {"CONFIG__global__hang_timeout": "5m"})
+    assert (settings.global_.max_restarts, settings.global_.hang_timeout) == (7, 300)
+    assert settings.logging.log_level == "DEBUG"
+    with pytest.raises(ConfigError):
+        config.load_service(write("[global]\nmax_restart = 7\n", "global.ini"), {})
+
+
+def test_where_the_pid_file_lies(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write("[global]\nstate_dir = /state\n", "global.ini")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert config.load_service(path, {}).global_.pid_file == Path("/run/mistamover/mistamover.pid")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert config.load_service(path, {}).global_.pid_file == Path("/state/mistamover.pid")
