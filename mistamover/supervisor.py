@@ -39,7 +39,7 @@ WITHIN = 600.0
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
 """Seconds until a worker that died is started again; doubles with each death."""
 HELD_DELAY = 5.0
-"""Seconds until a spool that another process holds is tried again."""
+"""Seconds until a spool that another process holds is tried again; doubles with each try, up to LONGEST_DELAY."""
 GRACE = 15.0
 """Seconds beyond the longest stop_timeout after which a worker that was told to end is killed."""
 STALE = 120.0
@@ -109,6 +109,8 @@ class Child:
     ended_by: float = 0.0
     """When a worker that was told to end is killed; infinity where it may take its time."""
     deaths: deque[float] = field(default_factory=deque)
+    refusals: int = 0
+    """How often it was found held by another process, one after the other."""
 
     @property
     def name(self) -> str:
@@ -256,7 +258,7 @@ class Supervisor:
             self._note_findings(error)
         for child in self.children.values():
             child.deaths.clear()
-            if child.life is Life.RESTS:
+            if child.life in (Life.RESTS, Life.DOWN):
                 self._start_soon(child)
         self._look_at_files(time.monotonic(), again=True)
         self._reloads += 1
@@ -383,6 +385,7 @@ class Supervisor:
         elif is_hung(child.started, sign, self.settings.global_.hang_timeout, now):
             self._kill(child, "gave no sign of life", State.HUNG)
         elif child.life is Life.UP and sign:
+            child.refusals = 0
             child.stand(None)
 
     def _start(self, child: Child, now: float) -> None:
@@ -405,7 +408,8 @@ class Supervisor:
             self._be_worker(settings, slot)
         child.pid, child.slot, child.started = pid, slot, now
         child.life = Life.UP
-        child.stand(State.STARTING)
+        if not child.refusals:
+            child.stand(State.STARTING)
 
     def _be_worker(self, settings: Settings, slot: Slot) -> None:
         """What the child of a fork does: its work, and then nothing else."""
@@ -466,7 +470,9 @@ class Supervisor:
             child.stand(State.COMPLETE, "its completion file was delivered")
             self._log.tell(INFO, f"{shown(child.name)}: complete")
         elif code == Exit.HELD:
-            child.life, child.next_start = Life.DOWN, now + HELD_DELAY
+            child.refusals += 1
+            pause = min(HELD_DELAY * 2.0 ** min(child.refusals - 1, 10), LONGEST_DELAY)
+            child.life, child.next_start = Life.DOWN, now + pause
             child.stand(State.HELD, "another mistamover moves from its spool; let it end, or stop it")
         elif life is Life.KILLED:
             self._died(child, "gave no sign of life", now)

@@ -188,7 +188,6 @@ class Worker:
             self.log.tell(INFO, f"the spool is looked through every {every}; it cannot be watched: {reason}")
 
     def _opened(self, watch: Watch | None = None) -> Stream:
-        self._alive()
         stream = Stream(
             self.settings, self._hear, self.stop, alive=self._live, hang_timeout=self._hang_timeout, watch=watch
         )

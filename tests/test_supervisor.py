@@ -387,14 +387,22 @@ def test_a_worker_that_does_not_end_is_killed(installation: Installation) -> Non
 
 def test_a_complete_stream_rests_and_another_process_is_waited_for(installation: Installation) -> None:
     def work(settings: Settings, sign: Sign) -> int:
-        return COMPLETE if settings.name == "done" else 4
+        if settings.name == "done":
+            return COMPLETE
+        with (settings.path.parent.parent / "tries").open("a") as file:
+            file.write(".")
+        return 4
 
     installation.add("done")
     installation.add("held")
     installation.start(work)
     until(lambda: installation.stream("done").state is State.COMPLETE)
     until(lambda: installation.stream("held").state is State.HELD)
-    assert installation.stream("held").deaths == 0
+    first = installation.stream("held")
+    tries = installation.top / "tries"
+    until(lambda: tries.exists() and len(tries.read_text()) > 3)
+    again = installation.stream("held")
+    assert (again.state, again.since, again.deaths) == (State.HELD, first.since, 0), "it stays so from try to try"
 
 
 def test_a_stream_whose_file_holds_it_back_is_not_started(installation: Installation) -> None:
