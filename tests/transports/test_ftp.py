@@ -169,7 +169,9 @@ def test_a_server_that_takes_few_connections_gets_all_over_those(
     assert summary.error is None
     assert summary.counts[Kind.DELIVERED] == summary.counts[Kind.REMOVED] == 3 * BATCH_FILES
     assert len(files(tmp_path / "target")) == 3 * BATCH_FILES
-    assert max(connected) == (2 if is_let_go else 1)
+    assert 1 in connected, "it goes on over the one that it was let in with"
+    # A lane that logs in anew may lose its place to another: for a moment both count, and one is sent away.
+    assert 2 in connected or not is_let_go
     said = {event.reason for event in events if event.kind is Kind.TARGET}
     assert [reason for reason in said if reason.endswith("; going on over 1 of 4 lanes")]
     assert all("maximum number of allowed clients" in reason for reason in said)
