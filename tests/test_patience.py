@@ -306,7 +306,7 @@ def test_a_worker_lives_between_its_passes(local: Local, monkeypatch: pytest.Mon
     settings = config.load(local.ini, environ={})
     pulse = Pulse()
     with Log(settings) as log:
-        it = Worker(settings, log, alive=pulse, hang_timeout=5)
+        it = Worker(settings, log, alive=pulse, hang_timeout=2)
         timer = threading.Timer(2.5, it.stop.ask)
         timer.start()
         with suppress(UnitError):

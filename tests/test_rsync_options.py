@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from mistamover.rsync_options import Words, read_command, read_options
+from mistamover.transports.rsync_run import Result
 
 GOOD = {
     "": Words(),
@@ -66,3 +67,16 @@ def test_a_command_begins_with_its_program() -> None:
     assert read_command(["/usr/bin/rsync", "-z"]) == Words(program="/usr/bin/rsync", staging=("-z",))
     with pytest.raises(ValueError, match="is empty"):
         read_command([])
+
+
+@pytest.mark.parametrize(
+    ("messages", "code", "reason"),
+    [
+        ((), 11, "rsync ended with code 11: it could not read or write a file; is the target full?"),
+        ((), 99, "rsync ended with code 99"),
+        (("rsync error: error in file IO (code 11) at receiver.c(1) [receiver=3.2.7]",), 11, "error in file IO"),
+        (("rsync: [receiver] mkstemp failed: No space left on device (28)", "rsync error: x"), 11, "No space left"),
+    ],
+)
+def test_a_run_says_why_it_ended(messages: tuple[str, ...], code: int, reason: str) -> None:
+    assert reason in Result(code, {}, messages).reason

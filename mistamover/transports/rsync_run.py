@@ -28,6 +28,14 @@ PARTLY_DONE = (0, 23, 24)
 """Exit codes after which each unit is judged by itself: all done, some not, some sources gone."""
 DOWN = (10, 11, 12, 14, 20, 22, 30, 35)
 """Exit codes of connections and far sides that fail: another try may succeed (rsync(1), EXIT VALUES)."""
+MEANS = {
+    10: "the connection failed",
+    11: "it could not read or write a file; is the target full?",
+    12: "the connection ended in the middle",
+    30: "nothing was sent or received for too long",
+    35: "the daemon did not answer in time",
+}
+"""What the most frequent ones say where rsync itself does not: its receiver's last words may not arrive."""
 NOT_FOUND = 127
 FULL = ("No space left on device", "Disk quota exceeded")
 
@@ -85,7 +93,9 @@ class Result(NamedTuple):
     def reason(self) -> str:
         """What went wrong, in one line."""
         said = [line for line in self.messages if not line.startswith("rsync error: ")]
-        return _plain(next(iter([*said, *self.messages]), f"rsync ended with code {self.code}"))
+        means = MEANS.get(self.code)
+        ended = f"rsync ended with code {self.code}" + (f": {means}" if means else "")
+        return _plain(next(iter([*said, *self.messages]), ended))
 
 
 def _plain(message: str) -> str:
