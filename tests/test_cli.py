@@ -382,7 +382,7 @@ def test_a_polling_run_says_when_it_goes_on(local: Local, at_target: bool) -> No
         wait_for(lambda number=number: text().count("paused by") == number, "the pause")  # type: ignore[misc]
         stop.unlink()
         wait_for(lambda number=number: text().count(": goes on\n") == number, "the line")  # type: ignore[misc]
-        wait_for(lambda: not local.names(local.spool), "the unit")
+        wait_for(lambda number=number: text().count("moved 1 file, ") == number, "the unit")  # type: ignore[misc]
         stop.touch()
         local.put("b")
     polling.terminate()

@@ -486,6 +486,8 @@ class Ftp(Transport):
         """What stands at each path below the target directory, whose own name may lead through links."""
         real = self._real_paths(paths)
         others = self._taken([path for path in paths if real[path] is None])
+        # Another lane may have made a directory between the two questions.
+        real |= self._real_paths([path for path in paths if path in others])
 
         def what(path: str) -> Stands:
             found = real[path]

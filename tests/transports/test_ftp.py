@@ -7,7 +7,7 @@ import os
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Timer
@@ -52,6 +52,21 @@ class TestProftpd(ByFtp, TransportContract):
 
     def options(self, request: pytest.FixtureRequest) -> Options:
         return to(request.getfixturevalue("proftpd"))
+
+    def test_a_directory_that_another_lane_makes_between_two_looks_is_one(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rig.put("new/file")
+        transport = rig.open()
+        taken = ftp.Ftp._taken
+
+        def late(self: ftp.Ftp, paths: Sequence[str]) -> set[str]:
+            (rig.target / "new").mkdir(exist_ok=True)
+            return taken(self, paths)
+
+        monkeypatch.setattr(ftp.Ftp, "_taken", late)
+        assert failed(deliver(transport, rig.units(transport))) == {}
+        assert files(rig.target).keys() == {"new/file"}
 
 
 class TestProftpdWithoutDigests(ByFtp):
