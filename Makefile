@@ -19,7 +19,7 @@ demo: $(VENV)/.run ## move a small spool, verified, and show the record
 
 test: $(VENV)/.dev ## run all tests, with real servers (ARGS="-k sftp")
 	@tests/servers.sh
-	@$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 lint: $(VENV)/.dev ## check style and types
 	@$(BIN)/ruff check .
