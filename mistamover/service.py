@@ -73,6 +73,11 @@ class Lock:
             os.close(self.fd)
             raise Held(f"the service runs already{_with_number(state_dir)}; mistamover status shows what it does")
 
+    def clear(self) -> None:
+        """Have it say nobody's name: who starts the service is not who runs it, and not to be signalled."""
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, b"\n", 0)
+
     def sign(self) -> None:
         """Say who holds it."""
         os.ftruncate(self.fd, 0)
@@ -175,7 +180,7 @@ def prepare(settings: ServiceSettings) -> Places:
             _make_directory(option, directory)
         with suppress(FileNotFoundError):
             pid_file.unlink()  # we hold the lock: whoever wrote it has ended
-        lock.sign()  # a disk that is full is to be told of here
+        lock.clear()  # a disk that is full is to be told of here
     except OSError as error:
         lock.close()
         raise ConfigError([f"[global] pid_file: {shown(str(pid_file))}: {error.strerror}; give another"]) from error
