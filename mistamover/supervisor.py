@@ -209,7 +209,7 @@ class Supervisor:
         last = time.monotonic()
         while not self._is_ending or self.children:
             now = time.monotonic()
-            self._forgive(now - last)
+            self._forgive(now, now - last)
             last = now
             self._reap(now)
             if now >= self._next_look and not self._is_ending:
@@ -224,11 +224,11 @@ class Supervisor:
             self._tell()
             self._wait(self._tick if is_ready else 0.05)
 
-    def _forgive(self, seconds: float) -> None:
+    def _forgive(self, now: float, seconds: float) -> None:
         """Where we ourselves stood still for so long, as in a frozen container, workers may have done so too."""
         if seconds > FROZEN:
             for child in self.children.values():
-                child.started += seconds
+                child.started = now
 
     def _wait(self, seconds: float) -> None:
         """Wait for a signal, or for the next tick; of several signals each gets its turn."""

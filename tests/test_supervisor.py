@@ -126,6 +126,7 @@ class Installation:
             code = 1
             try:
                 supervisor.FILES_EVERY = supervisor.TICK = 0.05
+                supervisor.FROZEN = 1.0
                 supervisor.FIRST_DELAY = supervisor.HELD_DELAY = 0.05
                 settings = config.load_service(self.ini)
                 with MainLog(settings.logging, directory=self.top, detached=True) as log:
@@ -177,8 +178,9 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
 def lives(_settings: Settings, sign: Sign) -> int:
     """Ends by TERM or HUP, as soon as asked."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
-    while signal.sigtimedwait({signal.SIGTERM, signal.SIGHUP}, 0.05) is None:
+    while not signal.sigpending() & {signal.SIGTERM, signal.SIGHUP}:
         sign()
+        time.sleep(0.02)
     return 0
 
 
@@ -353,6 +355,23 @@ def test_a_worker_without_a_sign_of_life_is_replaced(installation: Installation,
     assert is_gone(pid)
     assert "gave no sign of life" in installation.log
     assert installation.stream("a").deaths == 1
+
+
+def test_who_was_frozen_along_with_the_supervisor_is_not_hung(installation: Installation) -> None:
+    installation.configure("hang_timeout = 0.9")
+    installation.add("a")
+    installation.start(lives)
+    until(lambda: installation.is_up("a"))
+    pid = installation.stream("a").pid
+    for one in (pid, installation.pid):
+        os.kill(one, signal.SIGSTOP)
+    time.sleep(2.5)  # no condition: that much time is what passes
+    for one in (pid, installation.pid):
+        os.kill(one, signal.SIGCONT)
+    installation.send(signal.SIGHUP)
+    until(lambda: installation.service().reloads == 1)
+    assert installation.stream("a").pid == pid
+    assert "gave no sign of life" not in installation.log
 
 
 def test_workers_die_with_the_supervisor(installation: Installation) -> None:
