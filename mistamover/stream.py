@@ -46,7 +46,7 @@ from mistamover.unit import (
     Unit,
     Verdict,
     attempts_before,
-    batches,
+    even_batches,
     judge,
     named,
     next_wait,
@@ -415,6 +415,9 @@ class Stream:
 
     def _end_lanes(self) -> None:
         if self._executor is not None:
+            finished = self._executor.submit(self.crew.finish)
+            if not self._have_ended([finished], PARKING_TIME if self._stop.is_asked else inf):
+                self.crew.abort()
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
         self.crew.disconnect()
@@ -433,7 +436,8 @@ class Stream:
         order = self.settings.data_stream.order
         units.sort(key=ORDERS[order])
         kind = transport_class(self.settings.outgoing.transfer_protocol)
-        waiting = deque(batches(units, kind.batch_files))
+        lanes = min(FIRST_LANES, self.settings.outgoing.lanes)
+        waiting = deque(even_batches(units, lanes, kind.batch_files))
         failures = 0
         while waiting and self._may_go_on():
             delivered = self.summary.counts[Kind.DELIVERED]

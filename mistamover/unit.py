@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from fnmatch import translate
+from math import ceil
 from typing import NamedTuple
 from zlib import crc32
 
@@ -221,3 +222,18 @@ def batches(units: Iterable[Unit], files: int = BATCH_FILES, size: int = BATCH_B
             batch, filled = [], 0
     if batch:
         yield batch
+
+
+def even_batches(units: Sequence[Unit], lanes: int, files: int = BATCH_FILES) -> Iterator[list[Unit]]:
+    """The same for ``lanes`` that work side by side, about as large for each.
+
+    Else some lanes would wait at the end while one carries what was left over.
+    """
+    size = sum(unit.size for unit in units if unit.size <= BATCH_BYTES)
+    return batches(units, _even(len(units), files, lanes), _even(size, BATCH_BYTES, lanes))
+
+
+def _even(amount: int, most: int, lanes: int) -> int:
+    """How much of an amount each part takes, so that each lane has as many parts of up to ``most``."""
+    parts = ceil(amount / most)
+    return most if parts <= 1 else ceil(amount / (ceil(parts / lanes) * lanes))

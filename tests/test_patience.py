@@ -87,7 +87,7 @@ class Pass:
 def test_a_patient_stop_lets_all_on_its_way_end_and_begins_nothing(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "batches", one_by_one)
+    monkeypatch.setattr(stream, "even_batches", one_by_one)
     gate = Gate(monkeypatch, is_moving=True)
     local.configure("stop_timeout = 0")
     for number in range(6):
@@ -107,7 +107,7 @@ def test_a_patient_stop_lets_all_on_its_way_end_and_begins_nothing(
 
 
 def test_what_ends_during_a_patient_stop_is_recorded_at_once(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "batches", one_by_one)
+    monkeypatch.setattr(stream, "even_batches", one_by_one)
     gate = Gate(monkeypatch, is_moving=True)
     local.put("slow")
     verify = LocalTransport._verify

@@ -179,6 +179,9 @@ class Transport(ABC):
     def discard(self, units: Iterable[Unit]) -> None:
         """Remove what was staged for these units, if anything was."""
 
+    def finish(self) -> None:  # noqa: B027 - nothing to do where each verb does all its work
+        """Wait until what earlier verbs left to be done meanwhile is done, before the lane rests or ends."""
+
     @abstractmethod
     def examine(self) -> Iterator[Finding]:
         """Look at the target for ``check --connect``: space, rights, the staging place. Changes nothing lasting."""

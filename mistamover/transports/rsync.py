@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, groupby
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 from mistamover import digest, rsync_options
 from mistamover.errors import (
@@ -28,6 +28,7 @@ from mistamover.errors import (
     TargetDown,
     TargetFull,
     TargetRefused,
+    TooManyConnections,
     UnitError,
     UnitRefused,
 )
@@ -52,7 +53,16 @@ from mistamover.transports.rsync_trees import Ground, Sources, Tree
 from mistamover.unit import BATCH_DIGITS, OWN_NAME, Outcome, Unit, batches
 
 PLAIN = ("--no-recursive", "--no-links", "--no-perms", "--no-times", "--no-owner", "--no-group")
-DRY = ("--dry-run", "-ii", "--out-format=%i %n")
+SAID = ("-ii", "--out-format=%i %n")
+DRY = ("--dry-run", *SAID)
+LOOK_AHEAD = 64 * 2**20
+"""Bytes of a batch that are proven so quickly that its final names may be looked at meanwhile."""
+ONE_TOO_MANY = ("Another instance of rrsync is already accessing", "max connections")
+"""What a far side says that serves one run only, or so many: rrsync(1), and rsyncd.conf(5)."""
+_NO_PROGRAM = re.compile(r"\S*sh:.*(not found|No such file or directory|Unknown command)")
+"""What the shells at the far side say where a program is missing; rsync's own exit code may come before theirs."""
+_ONE_AT_A_TIME: set[str] = set()
+"""The far sides that have said so to this process."""
 MOST_OPEN = 1024
 """Sources of one lane that are open at the same time."""
 
@@ -63,7 +73,6 @@ class Rsync(Transport):
     capabilities: ClassVar[Capabilities] = Capabilities(frozenset({Proof.DIGEST, Proof.SIZE, Proof.NONE}))
 
     _private: str | None = None
-    _run: Run | None = None
 
     # -- how the far side is reached -------------------------------------------------------------------------
 
@@ -96,6 +105,12 @@ class Rsync(Transport):
 
     def open(self) -> Self:
         """Connect, look at the target directory and make the staging directory."""
+        self._runs: set[Run] = set()
+        self._removing: _Removal | None = None
+        self._looks: dict[str, _Look] = {}
+        self._seen_stopped: bool | None = None
+        self._is_new_place = False
+        self._is_cut_short = False
         self._held: list[Sources] = []
         self._proving: list[_Part] = []
         self._trouble: dict[str, Result] = {}
@@ -111,6 +126,7 @@ class Rsync(Transport):
         self._reader = self.spool.reader()
         self._private = ssh.private_directory(self.settings)
         self._ground = Ground(self._private)
+        self._nothing = self._tree()
         self._sync = ["--fsync"] if version(self._words.program) >= (3, 2, 4) else []
         self._connect()
         self._look_at_target()
@@ -118,8 +134,11 @@ class Rsync(Transport):
 
     def close(self) -> None:
         """End what runs, and remove what is ours here."""
-        self.abort()
         if self._private is not None:
+            with suppress(TargetDown, TargetRefused):  # the next pass sweeps what was left
+                self.finish()
+            self.abort()
+            self._forget_looks()
             self._let_go()
             self._reader.forget()
             self._ground.close()
@@ -128,7 +147,7 @@ class Rsync(Transport):
 
     def abort(self) -> None:
         """Kill what runs."""
-        if (run := self._run) is not None:
+        for run in tuple(self._runs):
             run.kill()
 
     # -- runs ------------------------------------------------------------------------------------------------
@@ -139,8 +158,12 @@ class Rsync(Transport):
         """Begin a run from a tree of ours to a directory at the far side."""
         command = self._command([*options, "--from0", "--files-from=-"], tree, place)
         # A name that begins with # or ; would be taken for a comment.
-        self._run = Run([*before, *command], (f"./{name}" for name in names))
-        return self._run
+        return self._begun([*before, *command], (f"./{name}" for name in names))
+
+    def _begun(self, argv: Sequence[str], lines: Iterable[str]) -> Run:
+        run = Run(argv, lines)
+        self._runs = {run, *(other for other in self._runs if other.is_running)}
+        return run
 
     def _command(self, options: Sequence[str], tree: Tree, place: str) -> list[str]:
         words = self._words
@@ -157,17 +180,18 @@ class Rsync(Transport):
             result = run.wait(patience, self.tick if parks else lambda _: None)
         except TargetDown as error:
             raise TargetDown(f"{self.settings.outgoing.target_host}: {error}") from error
-        finally:
-            self._run = None
         if result.code in PARTLY_DONE or result.is_full:
             return result
         raise self._failure(result)
 
     def _failure(self, result: Result) -> MistamoverError:
         host = self.settings.outgoing.target_host
+        if any(text in line for line in result.messages for text in ONE_TOO_MANY):
+            _ONE_AT_A_TIME.add(self._far_side)
+            return TooManyConnections(f"{host}: {result.reason}")
         if error := self._explain(result):
             return error
-        if result.code == NOT_FOUND or any("command not found" in line for line in result.messages):
+        if result.code == NOT_FOUND or any(_NO_PROGRAM.match(line) for line in result.messages):
             return TargetRefused(f"{host}: there is no rsync; install it there, or give --rsync-path in cmd")
         if result.code in DOWN or result.code < 0:
             return TargetDown(f"{host}: {result.reason}")
@@ -198,9 +222,10 @@ class Rsync(Transport):
         What stands in its place is left alone: it could be a link that leads elsewhere.
         """
         own = [OWN_NAME, f"{OWN_NAME}/{self.settings.name}"]
+        stop_file = self.settings.outgoing.stop_file
         if self.settings.outgoing.create_target:
             self._make(["."], "--mkpath")
-        found = self._directories([".", *own])
+        found = self._directories([".", *own], stop_file)
         if not _is_there(found.get(".")):
             raise TargetRefused(
                 f"{self.target}: no such directory there; mount or make it, or set [outgoing] create_target = yes"
@@ -209,9 +234,11 @@ class Rsync(Transport):
             raise TargetRefused(f"{self.target}/{wrong[0]}: is no directory; move it away")
         if missing := [name for name in own if not _is_there(found[name])]:
             self.made = [f"{self.target}/{name}" for name in missing]
-            self._make(own, "--chmod=D0777")
-            if not all(map(_is_there, self._directories(own).values())):
+            self._is_new_place = True
+            made = self._make(own, "--chmod=D0777")
+            if not all(name in made for name in missing):
                 raise TargetRefused(f"{self.staging}: cannot be made there; give the account the right to write")
+        self._seen_stopped = stop_file not in found
 
     def remove_made(self) -> None:
         """Have the receiver remove the staging place; what is in it is left out, and keeps it."""
@@ -220,22 +247,28 @@ class Rsync(Transport):
             rules = [f"+ {_literal(path.removeprefix(above))}/" for path in self.made]
             self._delete(above, [*rules, "- *"])
 
-    def _directories(self, names: Sequence[str]) -> dict[str, Item]:
-        """Which of these are directories below the target, or nothing."""
+    def _directories(self, names: Sequence[str], *files: str) -> dict[str, Item]:
+        """Which of these are directories below the target, or nothing; and which of the files are nothing."""
         with self._tree() as tree:
             for name in names:
                 tree.directory(name)
+            for name in files:
+                tree.stand_in(name, 0)
             with _target_refused():
-                return self._look(tree, self.target, names)
+                return self._look(tree, self.target, [*names, *files])
 
-    def _make(self, names: Sequence[str], how: str) -> None:
+    def _make(self, names: Sequence[str], how: str) -> dict[str, Item]:
+        """Make directories; gives those that were."""
         with self._tree() as tree, _target_refused():
             for name in names:
                 tree.directory(name)
-            self._ask(("-d", how), tree, self.target, names)
+            return self._ask(("-d", how, *SAID), tree, self.target, names).items
 
     def is_stopped(self) -> bool:
-        """Whether the stop file lies in the target directory."""
+        """Whether the stop file lies in the target directory; :meth:`open` has looked for it already."""
+        seen, self._seen_stopped = self._seen_stopped, None
+        if seen is not None:
+            return seen
         name = self.settings.outgoing.stop_file
         with self._tree() as tree:
             tree.stand_in(name, 0)
@@ -243,6 +276,9 @@ class Rsync(Transport):
 
     def sweep(self) -> int:
         """Remove the directories of earlier runs of this stream."""
+        is_new, self._is_new_place = self._is_new_place, False
+        if is_new:
+            return 0
         gone = self._delete(self.staging, [f"+ /{self.tag}*", "- /*"])
         return sum(not item.name.endswith("/") for item in gone)
 
@@ -251,12 +287,13 @@ class Rsync(Transport):
 
         Not by ``--delete-missing-args``: receivers with the checks of 3.2.7-1+deb12u2 take that for a broken list.
         """
-        options = ("-r", "--delete", "-ii", "--out-format=%i %n", "--from0", "--filter=merge -")
-        with self._tree() as tree:
-            self._run = Run(self._command(options, tree, place), rules)
-            with self._run as run:
-                found = self._finish(run)
+        with self._removal(place, rules) as run:
+            found = self._finish(run)
         return [item for item in found.items.values() if item.change.startswith("*deleting")]
+
+    def _removal(self, place: str, rules: Iterable[str]) -> Run:
+        options = ("-r", "--delete", *SAID, "--from0", "--filter=merge -")
+        return self._begun(self._command(options, self._nothing, place), rules)
 
     # -- send ------------------------------------------------------------------------------------------------
 
@@ -273,14 +310,18 @@ class Rsync(Transport):
             good, failed = _parted(sources.open(units))
         yield from failed
         place = self._staged_in(units)
+        if self._removing and place in self._removing.places:
+            self.finish()
         with self._start(self._staging_options(), sources, place, (unit.path for unit in good)) as run:
             good, failed = _parted(sources.hash(good, self._buffer, self.tick))
             yield from failed
+            self._is_cut_short = True
             try:
                 result = self._finish(run, sum(unit.size for unit in good), parks=True) if good else None
             except Parked as parked:
                 yield from (Outcome(unit, parked) for unit in good)
                 return
+            self._is_cut_short = not good
         if result and result.is_full and result.code not in PARTLY_DONE:
             yield from self._send_what_fits(good, sources, result)
             return
@@ -331,6 +372,7 @@ class Rsync(Transport):
 
     def _outcomes(self, part: _Part) -> Iterator[Outcome]:
         if part.outcomes is None:
+            self._forget_looks()
             parts, self._proving = self._proving, []
             every = [unit for one in parts for unit in one.units]
             outcomes = {outcome.unit.staged: outcome for outcome in self._verify(every)}
@@ -341,6 +383,8 @@ class Rsync(Transport):
     def _verify(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         proof = self.proof
         for part in _together(units):
+            if self._runs_together and sum(unit.size for unit in part) <= LOOK_AHEAD:
+                self._looks[part[0].staged[:BATCH_DIGITS]] = self._begin_look(part)
             sources = next((one for one in reversed(self._held) if one.holds(part)), None)
             for unit, error in self._compare(part, self._staged_in(part), proof, sources):
                 trouble = self._trouble.pop(unit.staged, None)
@@ -352,6 +396,21 @@ class Rsync(Transport):
             for sources in self._held:
                 sources.close()
         self._held.clear()
+
+    def _forget_looks(self) -> None:
+        """Those of batches of which nothing was proven."""
+        for look in self._looks.values():
+            look.close()
+        self._looks.clear()
+
+    def _begin_look(self, units: Sequence[Unit]) -> _Look:
+        """Ask what stands under the final names of a batch, and what above them."""
+        tree = self._tree()
+        with self.baton:
+            good, refused = _stand_in(tree, units)
+        names = {part: None for unit in good for part in (*parents(unit.path), unit.path)}
+        run = self._start(("-d", *DRY, "--ignore-existing"), tree, self.target, names)
+        return _Look(tree, run, {outcome.unit.staged: outcome.error for outcome in refused})
 
     def _compare(
         self, units: Sequence[Unit], place: str, proof: Proof, sources: Sources | None = None
@@ -397,38 +456,37 @@ class Rsync(Transport):
         """Have the receiver link each staged file to its final name, then remove the staged names."""
         published: list[Unit] = []
         for part in _together(units):
-            for outcome in self._publish(part):
-                if outcome.error is None:
-                    published.append(outcome.unit)
-                else:
-                    yield outcome
-        self.discard(published)
+            with self._looks.pop(part[0].staged[:BATCH_DIGITS], None) or self._begin_look(part) as look:
+                for outcome in self._publish(part, look):
+                    if outcome.error is None:
+                        published.append(outcome.unit)
+                    else:
+                        yield outcome
+        self._remove_meanwhile(published)
         yield from map(Outcome, published)
 
-    def _publish(self, units: Sequence[Unit]) -> Iterator[Outcome]:
-        with self._tree() as tree:
-            with self.baton:
-                good, refused = _stand_in(tree, units)
-            yield from refused
-            above = {part for unit in good for part in parents(unit.path)}
-            found = self._look(tree, self.target, [*above, *(unit.path for unit in good)])
-            broken = above - found.keys()
-            free: list[Unit] = []
-            held: list[Unit] = []
-            for unit in good:
-                if not broken.isdisjoint(parents(unit.path)):
-                    yield Outcome(unit, no_directory())
-                elif unit.path in found:
-                    free.append(unit)
-                elif self.may_replace(unit):
-                    held.append(unit)
-                else:
-                    yield Outcome(unit, taken())
-            looked_at = self._directories([unit.path for unit in held]) if held else {}
-            directories = {unit for unit in held if _is_there(looked_at.get(unit.path))}
-            yield from (Outcome(unit, taken()) for unit in directories)
-            yield from self._link(tree, free, "--ignore-existing")
-            yield from self._link(tree, [unit for unit in held if unit not in directories])
+    def _publish(self, units: Sequence[Unit], look: _Look) -> Iterator[Outcome]:
+        good = [unit for unit in units if unit.staged not in look.refused]
+        yield from (Outcome(unit, look.refused[unit.staged]) for unit in units if unit.staged in look.refused)
+        above = {part for unit in good for part in parents(unit.path)}
+        found = self._finish(look.run).items
+        broken = above - found.keys()
+        free: list[Unit] = []
+        held: list[Unit] = []
+        for unit in good:
+            if not broken.isdisjoint(parents(unit.path)):
+                yield Outcome(unit, no_directory())
+            elif unit.path in found:
+                free.append(unit)
+            elif self.may_replace(unit):
+                held.append(unit)
+            else:
+                yield Outcome(unit, taken())
+        looked_at = self._directories([unit.path for unit in held]) if held else {}
+        directories = {unit for unit in held if _is_there(looked_at.get(unit.path))}
+        yield from (Outcome(unit, taken()) for unit in directories)
+        yield from self._link(look.tree, free, "--ignore-existing")
+        yield from self._link(look.tree, [unit for unit in held if unit not in directories])
 
     def _link(self, tree: Tree, units: Sequence[Unit], *more: str) -> Iterator[Outcome]:
         """Link staged files to their final names; where the file system cannot, the receiver copies them.
@@ -439,7 +497,7 @@ class Rsync(Transport):
             return
         place = f"{OWN_NAME}/{self.settings.name}/{units[0].staged[:BATCH_DIGITS]}"
         options = (
-            "-d", "--chmod=D0777,F0666", "--size-only", f"--link-dest={place}", *more, *DRY[1:], *self._sync,
+            "-d", "--chmod=D0777,F0666", "--size-only", f"--link-dest={place}", *more, *SAID, *self._sync,
         )  # fmt: skip
         names = {part for unit in units for part in (*parents(unit.path), unit.path)}
         result = self._ask(options, tree, self.target, names, self._powerless())
@@ -461,15 +519,47 @@ class Rsync(Transport):
         return without_override(self._private)
 
     def discard(self, units: Iterable[Unit]) -> None:
-        """Remove staged names."""
+        """Remove staged names, and what the receiver of a run that was cut short still writes."""
+        if rules := self._staged_rules(units):
+            while self._delete(self.staging, rules) and self._is_cut_short:
+                pass
+            self._is_cut_short = False
+
+    def _remove_meanwhile(self, units: Iterable[Unit]) -> None:
+        """Remove staged names while other runs go on; what becomes of that is known at the next :meth:`finish`."""
+        if not self._runs_together:
+            self.discard(units)
+            return
+        self.finish()
+        units = list(units)
+        if rules := self._staged_rules(units):
+            places = {self._staged_in([unit]) for unit in units}
+            self._removing = _Removal(self._removal(self.staging, rules), places)
+
+    def finish(self) -> None:
+        """Wait until what is removed meanwhile is gone."""
+        removing, self._removing = self._removing, None
+        if removing is not None:
+            with removing.run as run:
+                self._finish(run)
+
+    @property
+    def _runs_together(self) -> bool:
+        """Whether the far side serves several runs at once, as far as we know."""
+        return self._far_side not in _ONE_AT_A_TIME
+
+    @property
+    def _far_side(self) -> str:
+        return f"{self.settings.outgoing.target_host}:{self.target}"
+
+    def _staged_rules(self, units: Iterable[Unit]) -> list[str]:
         rules: dict[str, None] = {}
         for unit in units:
             self._trouble.pop(unit.staged, None)
             path = f"{unit.staged[:BATCH_DIGITS]}/{unit.path}"
             rules |= dict.fromkeys(f"+ /{_literal(parent)}/" for parent in parents(path))
             rules[f"+ /{_literal(path)}"] = None
-        if rules:
-            self._delete(self.staging, [*rules, "- *"])
+        return [*rules, "- *"] if rules else []
 
     # -- look ------------------------------------------------------------------------------------------------
 
@@ -488,8 +578,8 @@ class Rsync(Transport):
         with self._tree() as tree:
             tree.stand_in(final, 0)
             os.chmod(f"{tree.path}/{final}", 0o600)
-            sent = self._ask(DRY[1:], tree, f"{self.staging}/{staged}", [final])
-            how = ("--size-only", f"--link-dest={staged}", *DRY[1:])
+            sent = self._ask(SAID, tree, f"{self.staging}/{staged}", [final])
+            how = ("--size-only", f"--link-dest={staged}", *SAID)
             found = self._ask(how, tree, self.staging, [final]).items.get(final)
         self._delete(self.staging, [f"+ /{staged}*", "- /*"])
         if sent.code:
@@ -513,6 +603,35 @@ def _target_refused() -> Iterator[None]:
         if any(text in str(error) for text in ("No such file or directory", "File exists", "Not a directory")):
             raise TargetRefused(str(error)) from error
         raise
+
+
+class _Removal(NamedTuple):
+    """Staged names that are removed while other runs go on."""
+
+    run: Run
+    places: set[str]
+
+
+class _Look:
+    """A look at the final names of a batch, from its beginning until they are linked."""
+
+    def __init__(self, tree: Tree, run: Run, refused: dict[str, UnitError | None]) -> None:
+        self.tree = tree
+        """Holds the stand-ins."""
+        self.run = run
+        self.refused = refused
+        """What has none, by staged name."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of it, whether it has ended or not."""
+        self.run.close()
+        self.tree.close()
 
 
 class _Part:
@@ -700,8 +819,6 @@ class RsyncNative(Rsync):
         said = "\n".join(result.messages)
         if "auth failed" in said:
             return TargetRefused(f"{host}: log-in refused; check [rsync_native] username and password")
-        if "max connections" in said:
-            return TargetDown(f"{host}: {result.reason}")
         if "@ERROR" in said:
             return TargetRefused(f"{host}: {result.reason}")
         if result.code == 5:

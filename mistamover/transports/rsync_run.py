@@ -122,6 +122,15 @@ class Run:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its end was not seen yet."""
+        return self._process.returncode is None
+
+    def close(self) -> None:
+        """End it, and let go of what it was given and what it said."""
         self.kill()
         for file in (self._input, self._output, self._messages):
             file.close()
@@ -154,7 +163,7 @@ class Run:
 
     def kill(self) -> None:
         """End it and all that it started; harmless when repeated."""
-        if self._process.returncode is None:
+        if self.is_running:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

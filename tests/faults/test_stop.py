@@ -180,11 +180,12 @@ def test_a_stop_file_that_cannot_be_looked_for_stops(local: Rig) -> None:
 @pytest.mark.needs("strace")
 @pytest.mark.parametrize("at_target", [False, True], ids=["spool", "target"])
 def test_a_stop_file_that_comes_in_the_middle(local: Rig, at_target: bool) -> None:
-    # More than go in one batch: the first is on its way when the stop file comes.
+    # More than go in one batch: the first is on its way when the stop file comes, and still is when the target is
+    # due to be looked at again (lane.LOOK_EVERY).
     for number in range(1100):
         local.oracle.put(f"file-{number}", b"%d" % number)
     log = local.base / "strace.log"
-    process = local.start(under=strace("readv", "delay_enter=500000:when=2", log=log))
+    process = local.start(under=strace("readv", "delay_enter=1500000:when=2", log=log))
     wait_for(lambda: log.exists() and log.read_text().count("readv(") > 1, "the first to be on its way")
     stop = (local.target if at_target else local.spool) / ".stop"
     stop.touch()

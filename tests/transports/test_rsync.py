@@ -14,11 +14,13 @@ import psutil
 import pytest
 
 from mistamover.errors import TargetDown, TargetRefused, UnitError
+from mistamover.events import Kind
+from mistamover.stream import Stream
 from mistamover.testing.contract import ConnectionContract, SendingContract, Server, TransportContract
 from mistamover.testing.needs import find
 from mistamover.testing.rig import BIG, HUGE, Rig, deliver, failed, files, flip, noise, prove, tree
 from mistamover.transports.contract import Proof
-from mistamover.unit import BATCH_DIGITS, OWN_NAME, Unit
+from mistamover.unit import BATCH_DIGITS, BATCH_FILES, OWN_NAME, Unit
 from tests.conftest import StartSshd
 from tests.daemon import running
 from tests.faults.rig import strace
@@ -271,16 +273,22 @@ def test_where_there_is_no_rsync_it_is_said(sshd: Sshd, tmp_path: Path) -> None:
     rig.close()
 
 
-def test_an_account_for_rsync_alone_serves(start_sshd: StartSshd, tmp_path: Path) -> None:
-    """A key that may run rrsync in the target directory and nothing else."""
+def test_an_account_for_rsync_alone_serves_even_one_run_at_a_time(start_sshd: StartSshd, tmp_path: Path) -> None:
+    """A key that may run rrsync in the target directory and nothing else; it lets in one run after the other."""
     rrsync = find("rrsync")
     if rrsync is None:
         pytest.skip("this rsync has no rrsync")
     place = tmp_path / "target"
     server = start_sshd(extra=(f"ForceCommand {rrsync} {place}",))
     rig = Rig(tmp_path, over_ssh(server))
-    rig.put("deep/file")
-    transport = rig.open(target_dir="/")
-    assert failed(deliver(transport, rig.units(transport))) == {}
-    assert tree(rig.target) == tree(rig.spool)
+    for number in range(BATCH_FILES + 1):
+        rig.put(f"deep/{number % 3}/{number}")
+    expected = tree(rig.spool)
+    settings = rig.settings(target_dir="/", transfer_mode="mirror")
+    with Stream(settings) as stream:
+        summary = stream.run_pass(patient=True)
+    assert (summary.error, summary.counts[Kind.WAITING]) == (None, 0)
+    assert summary.counts[Kind.DELIVERED] == BATCH_FILES + 1
+    assert tree(rig.target) == expected
+    assert rig.all_staged() == set()
     rig.close()
