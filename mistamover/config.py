@@ -16,6 +16,7 @@ from pydantic import SecretStr, ValidationError
 from mistamover import ini, rsync_options
 from mistamover.errors import ConfigError
 from mistamover.ini import Document, Entry, Finding, Key, Place, shown
+from mistamover.obsolete import NOT_YET, OBSOLETE, OLD_SECRETS, OLD_SECTIONS, PLACEHOLDER
 from mistamover.options import (
     OPTIONS,
     SECRETS,
@@ -37,6 +38,11 @@ _ENVIRONMENT = "CONFIG__"
 _BASE = ("global", "base_data_dir")
 _SPOOL = ("data_stream", "directory")
 _PID_FILE = ("global", "pid_file")
+_TOP = ("global", "top")
+_LIST = ("global", "data_stream_list")
+_MODE = ("outgoing", "transfer_mode")
+_IGNORE = ("data_stream", "ignore")
+_OLD_QUARANTINE = ("outgoing", "quarantine_dir")
 PID_NAME = "mistamover.pid"
 ROOTS_PID_FILE = f"/run/mistamover/{PID_NAME}"
 
@@ -137,6 +143,8 @@ class Draft:
         self.readable = all(document.readable for document in self.documents)
         self.findings = [finding for document in self.documents for finding in document.findings]
         self.entries: dict[Key, Entry] = {}
+        self.obsolete: dict[Key, Entry] = {}
+        """What was given of 0.1.0's options that do nothing."""
         self.texts: dict[Key, str] = {}
         self.values: dict[Key, Any] = {}
         self._unusable: set[Key] = set()
@@ -171,6 +179,7 @@ class Draft:
         if not self.readable:
             return None
         self._substitute(SECTIONS)
+        self._read_as_before()
         settings = self._validated(Settings, SECTIONS)
         for check in CHECKS:
             check(self)
@@ -181,6 +190,7 @@ class Draft:
             self.findings = needed
         if settings is None:
             return None
+        settings = settings.model_copy(update={"obsolete": tuple(sorted(self.obsolete))})
         protocol = settings.outgoing.transfer_protocol
         if not isinstance(settings.log_in, PasswordLogIn):
             return settings
@@ -209,7 +219,7 @@ class Draft:
 
     def _note_unknown_sections(self, document: Document) -> None:
         for section, line in document.sections.items():
-            if section not in SECTIONS:
+            if section not in SECTIONS and section not in OLD_SECTIONS:
                 place = Place(document.source, line)
                 self.findings.append(Finding(place, partial(_unknown_section, section), section))
 
@@ -217,6 +227,10 @@ class Draft:
         for entry in entries:
             if entry.key in OPTIONS:
                 self._take_known(entry)
+            elif entry.key in OBSOLETE or entry.key in NOT_YET:
+                self.obsolete[entry.key] = entry
+            elif entry.section in OLD_SECTIONS - SECTIONS.keys():
+                self.findings.append(entry.finding("unknown option, in 0.1.0 as well; remove it"))
             elif entry.section in SECTIONS:
                 self.findings.append(entry.finding(partial(_unknown_option, *entry.key)))
             elif not entry.place.line:
@@ -236,23 +250,62 @@ class Draft:
 
     def _substitute(self, sections: Collection[str]) -> None:
         """Make the effective texts of all options of these sections that were set or have a derived value."""
-        given = {key: entry.text for key, entry in self.entries.items()}
-        for key in [key for key, text in given.items() if not text]:
-            self._drop(key, "has no value; give one or remove it")
-            del given[key]
+        given = {key: entry.text for key, entry in self.entries.items() if self._has_value(key, entry.text)}
         literal = {key: given.pop(key) for key in SECRETS & given.keys()}
         literal |= {key: text for key, text in self._derived().items() if key not in given}
+        if _TOP in given:
+            given.setdefault(_BASE, "$(global:top)/data")
+            given.setdefault(("logging", "base_log_dir"), "$(global:top)/log")
         if _BASE in given:
             given.setdefault(_SPOOL, "$(global:base_data_dir)/$(data_stream:name)")
         given.setdefault(_PID_FILE, ROOTS_PID_FILE if os.geteuid() == 0 else f"$(global:state_dir)/{PID_NAME}")
         defaults = {key: as_text(info.default) for key, info in OPTIONS.items() if has_default(info)}
         known = {key: text for key, text in (defaults | literal).items() if key not in given}
         wanted = [key for key in (*given, *literal) if key[0] in sections]
-        self._expand(ini.Substitution(given, known, SECRETS, OPTIONS), wanted)
+        given |= {key: entry.text for key, entry in self.obsolete.items() if entry.text}
+        wanted += [_OLD_QUARANTINE] if _OLD_QUARANTINE in given and len(sections) == len(SECTIONS) else []
+        every = {*OPTIONS, *self.obsolete}
+        self._expand(ini.Substitution(given, known, SECRETS | OLD_SECRETS, every), wanted)
+
+    def _has_value(self, key: Key, text: str) -> bool:
+        """Whether an option is given: one without a value is not, where nothing else would hold instead."""
+        if text == PLACEHOLDER:
+            self._drop(key, f"still says {PLACEHOLDER}; give {kind(OPTIONS[key]).right}")
+        elif not text and has_default(OPTIONS[key]):
+            self._drop(key, "has no value; give one or remove it")
+        else:
+            return bool(text)
+        return False
+
+    def _read_as_before(self) -> None:
+        """Have what 0.1.0 wrote elsewhere, or knew by itself, mean here what it meant there."""
+        # It looked into the protocol's section, and its samples set both. To keep the sources loses nothing.
+        protocol = self.texts.get(("outgoing", "transfer_protocol"), "")
+        if self.texts.get((protocol, "transfer_mode")) == "mirror":
+            self.texts[_MODE] = "mirror"
+        old_quarantine = self.texts.pop(_OLD_QUARANTINE, "")
+        if self.obsolete and (spool := self.texts.get(_SPOOL)):
+            self._ignore(old_quarantine or f"{spool}/quarantine", spool)
+        for key, entry in self.obsolete.items():
+            if (harmless := NOT_YET.get(key)) and entry.text.lower() not in harmless:
+                self.findings.append(entry.finding(f"is not there yet; give {harmless[0]}"))
+
+    def _ignore(self, directory: str, spool: str) -> None:
+        """Have a directory of the spool hold no units: what 0.1.0 set aside there was bad."""
+        above, name = os.path.split(os.path.normpath(directory))
+        if above == os.path.normpath(spool):
+            ignored = self.texts.get(_IGNORE, as_text(OPTIONS[_IGNORE].default))
+            self.texts[_IGNORE] = f"{ignored} {re.sub(r'[][*?, ]', '?', name)}"
+
+    def _name(self) -> str:
+        """The stream's name where none is given: of a file that holds everything, the one name of its list."""
+        entry = self.entries.get(_LIST)
+        names = entry.text.split() if entry and entry.place.source == self.documents[0].source else []
+        return names[0] if len(names) == 1 else self.stream_file.stem.removeprefix("ds_")
 
     def _derived(self) -> dict[Key, str]:
         return {
-            ("data_stream", "name"): self.stream_file.stem.removeprefix("ds_"),
+            ("data_stream", "name"): self._name(),
             ("global", "state_dir"): _state_dir(self.environ),
             ("global", "config_dir"): str(Path(self.documents[-1].source).absolute().parent / "streams"),
         }
@@ -412,7 +465,7 @@ def _check_log_dir(draft: Draft) -> None:
 def _check_modes(draft: Draft) -> None:
     for document in draft.documents:
         for entry in document.entries:
-            if entry.key in SECRETS and document.mode & 0o077:
+            if entry.key in SECRETS and entry.text and document.mode & 0o077:
                 draft.findings.append(entry.finding(_too_open(document.source, document.mode)))
 
 

@@ -157,6 +157,9 @@ the names of options may be in either case, those of sections are in lower case.
 ``#`` or ``;`` are comments; behind a value these characters are part of it. A line that is indented
 deeper than its option continues the value.
 
+An option without a value (``username =``) is not given, and may so take back what the global file gives; where
+there is a default it is an error instead. Files of version 0.1.0 are understood: ``docs/switching.rst``.
+
 All that is wrong in both files is reported at once, nothing is started, and the exit code is 2::
 
     streams/ds_images.ini:9: [outgoing] lans: unknown option; did you mean lanes?

@@ -249,7 +249,7 @@ def _judge_entries(document: Document) -> None:
         line = entry.place.line
         if entry.section == _TOP:
             document.report(line, "stands above the first section; put a [section] line above it")
-        elif (earlier := first.setdefault(entry.key, entry)) is not entry:
+        elif (earlier := first.setdefault(entry.key, entry)).text != entry.text:
             text = f"given twice, first in line {earlier.place.line}; keep one of them"
             document.findings.append(entry.finding(text))
     document.entries = list(first.values())
@@ -379,7 +379,7 @@ def count(text: str) -> int:
 
 def seconds(text: str) -> float:
     """Return a length of time in seconds."""
-    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*([smhd]?)", text)
+    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{0,12})?)\s*([smhd]?)", text)
     if not match:
         raise ValueError
     value = float(match[1]) * _SECONDS[match[2]]
@@ -390,7 +390,7 @@ def seconds(text: str) -> float:
 
 def size(text: str) -> int:
     """Return a number of bytes; each suffix is a power of 1024."""
-    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{0,9})?)\s*([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
     if not match:
         raise ValueError
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))

@@ -24,6 +24,7 @@ from pydantic import (
 from mistamover import ini, rsync_options
 from mistamover.digest import ALGORITHMS
 from mistamover.ini import Key, Kind, from_text, shown
+from mistamover.obsolete import RETIRED
 from mistamover.unit import OWN_NAME, OWN_PLACES
 
 if TYPE_CHECKING:
@@ -42,12 +43,18 @@ OWN_FILES = ("service.json", "service.json.new", "service.lock", "mistamover.pid
 def _transfer_protocol(text: str) -> str:
     if text in BUILT_IN:
         return text
+    if text in RETIRED:
+        raise ValueError(f"{shown(text)}: {RETIRED[text]}")
     from importlib.metadata import entry_points  # reads the metadata of every installed package
 
     known = [*BUILT_IN, *sorted(entry_points(group=ENTRY_POINTS).names)]
     if text not in known:
         raise ValueError(f"{shown(text)} is no transport here; give one of {', '.join(known)}")
     return text
+
+
+def _log_level(text: str) -> str:
+    return "WARNING" if text.upper() == "WARN" else text.upper()
 
 
 def _checksum(text: str) -> str:
@@ -172,6 +179,7 @@ StreamName = Annotated[
 Host = Annotated[str, Kind("host", "the name or the address of a host"), from_text(_host)]
 User = Annotated[str, Kind("user name", "the name of a user"), from_text(_user)]
 Protocol = Annotated[str, Kind("transport", "the name of a transport", BUILT_IN), from_text(_transfer_protocol)]
+Mode = Annotated[Literal["move", "mirror"], Kind("one of", "one of move, mirror", ("move", "mirror"))]
 Checksum = Annotated[
     str,
     Kind("one of", f"one of {', '.join(ALGORITHMS)}", tuple(ALGORITHMS)),
@@ -213,6 +221,14 @@ class Global(Section):
         json_schema_extra={
             "derived": "/var/lib/mistamover for root, else $XDG_STATE_HOME/mistamover or ~/.local/state/mistamover"
         },
+    )
+    homedir: AbsolutePath | None = Field(
+        None, description="A directory that other options may refer to by $(global:homedir)."
+    )
+    top: AbsolutePath | None = Field(
+        None,
+        description="A directory that other options may refer to by $(global:top). Where it is given, spools are "
+        "in data below it and logs in log below it, unless base_data_dir and base_log_dir are given as well.",
     )
     base_data_dir: AbsolutePath | None = Field(
         None, description="The directory in which streams without a directory of their own have their spools."
@@ -399,6 +415,11 @@ class Rsync(LogIn):
         None, description="The most bytes that one lane sends in a second; without it, as many as can go."
     )
     compress: Flag = Field(False, description="Compress what is sent: for slow lines and text.")
+    transfer_mode: Mode | None = Field(
+        None,
+        description="The same as [outgoing] transfer_mode, here for files of 0.1.0: mirror in either of the two "
+        "makes the stream a mirror.",
+    )
     extra_options: RsyncOptions = Field(
         (), description="More options for rsync; any that could break a promise is refused."
     )
@@ -445,8 +466,8 @@ class Logging(Section):
     base_log_dir: AbsolutePath | None = Field(
         None, description="The directory for log files, which must exist; without it, none are written."
     )
-    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], from_text(str.upper)] = Field(
-        "INFO", description="The least important messages that are written; in either case."
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], from_text(_log_level)] = Field(
+        "INFO", description="The least important messages that are written; in either case, and WARN for WARNING."
     )
     format: Literal["text", "json"] = Field(
         "text",
@@ -478,6 +499,8 @@ class Settings(BaseModel):
     ftp: Ftp
     ftps: Ftps
     logging: Logging
+    obsolete: tuple[Key, ...] = ()
+    """Options of 0.1.0 that were given and do nothing."""
 
     @property
     def name(self) -> str:

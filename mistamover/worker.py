@@ -131,6 +131,8 @@ class Worker:
     def run(self, *, once: bool) -> Summary:
         """Make one patient pass, or passes until somebody asks us to stop."""
         self.log.tell(INFO, _intention(self.settings))
+        if self.settings.obsolete:
+            self.log.tell(INFO, "its files were made for 0.1.0: mistamover check tells what differs")
         try:
             self._news.is_endless = not once
             self._once() if once else self._poll()

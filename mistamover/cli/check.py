@@ -29,12 +29,14 @@ def check(settings: Settings, *, connect: bool) -> int:
 
         mistamover check --connect images.ini
 
-    Each thing is ok, a warning, or a failure with its remedy. No unit is touched.
+    Each thing is ok, a warning, or a failure with its remedy. No unit is touched. Of
+    files that were made for version 0.1.0, it tells what differs from there.
 
     Exit codes: 0 no failure; 1 a failure on this host; 2 usage or configuration;
     3 a failure at the target.
     """
     click.echo(f"ok: {describe(settings)}")
+    _tell_differences(settings)
     near = _tell(look_here(settings))
     if not connect:
         return Exit.UNFINISHED if near else Exit.DONE
@@ -53,6 +55,19 @@ def _tell(findings: Iterator[Finding]) -> bool:
         click.echo(safe(f"{finding.level.value:<4}  {finding.what}{remedy}"))
         failed = failed or finding.level is Level.FAIL
     return failed
+
+
+def _tell_differences(settings: Settings) -> None:
+    """Print what is not as it was in 0.1.0, where that concerns the stream."""
+    from mistamover.cli.history import tell_table
+    from mistamover.differences import differences
+    from mistamover.lines import safe
+
+    rows = [tuple(map(safe, row)) for row in differences(settings)]
+    if rows:
+        click.echo("\nWhat differs from 0.1.0:\n")
+        tell_table(("what", "in 0.1.0", "now"), rows)
+        click.echo()
 
 
 # -- what it does ------------------------------------------------------------------------------------------

@@ -154,5 +154,5 @@ def show_table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: str) 
     Console(highlight=False).print(table)
 
 
-_FOLDED = ("path", "reason")
+_FOLDED = ("path", "reason", "what", "in 0.1.0", "now")
 _STYLES = {"waiting": "yellow", "quarantined": "red", "delivered": "green", "removed": "green"}

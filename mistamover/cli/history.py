@@ -145,13 +145,17 @@ _HEADS = ("when", "state", "size", "proof", "digest", "path", "reason")
 
 
 def _tell_people(rows: Iterable[Entry], *, verbose: bool) -> None:
-    table = (_cells(entry, verbose=verbose) for entry in rows)
+    tell_table(_HEADS, (_cells(entry, verbose=verbose) for entry in rows), right="size")
+
+
+def tell_table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]], right: str = "") -> None:
+    """Print a table, as wide as a terminal or as its cells; the column called ``right`` is flush with the right."""
     if sys.stdout.isatty():
         from mistamover.cli.display import show_table
 
-        show_table(_HEADS, table, right="size")
+        show_table(heads, rows, right=right)
     else:
-        for line in aligned([_HEADS, *table], right={2}):
+        for line in aligned([heads, *rows], right={number for number, head in enumerate(heads) if head == right}):
             click.echo(line)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -45,7 +44,7 @@ def list_(settings: Settings) -> int:
 
         mistamover quarantine list images.ini
     """
-    from mistamover.cli.history import aligned
+    from mistamover.cli.history import tell_table
     from mistamover.lines import safe, shown
     from mistamover.stream import when
 
@@ -54,13 +53,8 @@ def list_(settings: Settings) -> int:
     ]
     if not rows:
         click.echo("nothing is in quarantine")
-    elif sys.stdout.isatty():
-        from mistamover.cli.display import show_table
-
-        show_table(_HEADS, rows, right="number")
     else:
-        for line in aligned([_HEADS, *rows], right={0}):
-            click.echo(line)
+        tell_table(_HEADS, rows, right="number")
     return Exit.DONE
 
 

@@ -1,0 +1,64 @@
+"""What version 0.1.0 had and this one has not: options that are accepted and do nothing, and transports."""
+
+from __future__ import annotations
+
+from mistamover.ini import Key
+
+_PROVEN = "every unit is proven by its digest, whatever its size and time"
+_GRIDFTP = "GridFTP is not spoken any more"
+_GRIDFTP_SECTIONS = ("gridftp", "gridftp_myproxy", "gridftp_certificate")
+
+OBSOLETE: dict[Key, str] = {
+    ("global", "debug_on"): "[logging] log_level = DEBUG writes more, and --debug shows it",
+    ("logging", "port"): "there is no log server: each stream writes its own log",
+    ("outgoing", "quarantine_dir"): "units are set aside in SPOOL/.mistamover/quarantine",
+    ("rsync_ssh", "use_checksum"): _PROVEN,
+    ("rsync_ssh", "check_size"): _PROVEN,
+    ("rsync_native", "use_checksum"): _PROVEN,
+    ("rsync_native", "check_size"): _PROVEN,
+    ("ftp", "cmd"): "no program is called: mistamover speaks FTP itself",
+    **{
+        (section, option): _GRIDFTP
+        for section in _GRIDFTP_SECTIONS
+        for option in ("cmd", "port", "proxy", "username", "password", "transfer_mode")
+    },
+}
+"""Options that are accepted and do nothing, and why. One that is an option again does not belong here."""
+
+NOT_YET: dict[Key, tuple[str, ...] | None] = {
+    ("global", "base_incoming_dir"): None,
+    ("data_stream", "priority"): None,
+    ("data_stream", "deletion_enabled"): ("false",),
+    ("data_stream", "transfer_unit"): ("file",),
+    ("incoming", "require_arrival_monitor"): ("false",),
+    ("incoming", "directory"): None,
+    ("outgoing", "target_uses_arrival_monitor"): ("false",),
+    ("outgoing", "receipt_file_poll_count"): None,
+    ("outgoing", "receipt_file_poll_interval"): None,
+    ("outgoing", "dir_size_limit"): None,
+    ("outgoing", "always_zip"): ("false",),
+    **{
+        (section, f"{kind}_file_extension"): None
+        for section in ("incoming", "outgoing")
+        for kind in ("control", "receipt", "thankyou")
+    },
+    **{("email", option): None for option in ("from", "recipient", "subject", "smarthost", "threshold")},
+    **{
+        ("disk_space_monitor", option): None
+        for option in ("base_priority", "level_good", "level_low", "level_vlow", "poll_interval")
+    },
+}
+"""Options of what is not there yet, with the values under which nothing is missed; None: no value decides."""
+
+OLD_SECTIONS = frozenset(section for section, _ in (*OBSOLETE, *NOT_YET))
+OLD_SECRETS = frozenset(key for key in OBSOLETE if key[1] == "password")
+
+PLACEHOLDER = "__MUST_DEFINE__"
+"""What 0.1.0's templates say where a person has to write something."""
+
+RETIRED: dict[str, str] = dict.fromkeys(
+    _GRIDFTP_SECTIONS,
+    f"{_GRIDFTP}; give sftp or rsync_ssh where the host has a log-in by SSH, or ftps where it has FTP within TLS, "
+    "and put username, and key_file or password_file, into the section of that name",
+)
+"""Transports of 0.1.0 that are gone, and what to choose instead."""
