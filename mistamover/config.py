@@ -100,6 +100,22 @@ def load_service(
     return settings
 
 
+def judge(
+    path: Path, text: str, global_file: Path | None, environ: Mapping[str, str] | None = None
+) -> tuple[Settings | None, list[Finding]]:
+    """Return the settings that a stream file with this text would have, and all that is wrong with it."""
+    draft = Draft(path, global_file, os.environ if environ is None else environ, ini.read_as(path, text))
+    return draft.settings(only_record=False), draft.findings
+
+
+def judge_service(
+    path: Path, text: str, environ: Mapping[str, str] | None = None
+) -> tuple[ServiceSettings | None, list[Finding]]:
+    """Return what the service would take of a global file with this text, and all that is wrong with it."""
+    draft = Draft(path, None, os.environ if environ is None else environ, ini.read_as(path, text))
+    return draft.service(only_place=False), draft.findings
+
+
 def stream_files(settings: ServiceSettings) -> list[Path]:
     """Return the stream files of the service as they are now; raise ConfigError where they cannot be listed."""
     whole, listed = settings.global_.data_stream_config_dir, settings.global_.data_stream_list
@@ -136,9 +152,16 @@ def _file_of(name: str, directory: Path) -> Path:
 class Draft:
     """A configuration on its way from files to settings, with what was found to be wrong so far."""
 
-    def __init__(self, stream_file: Path, global_file: Path | None, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        stream_file: Path,
+        global_file: Path | None,
+        environ: Mapping[str, str],
+        document: Document | None = None,
+    ) -> None:
+        """``document`` stands for the stream file where that is not written yet."""
         self.stream_file = stream_file
-        self.documents = [ini.read(path) for path in (stream_file, global_file) if path is not None]
+        self.documents = [document or ini.read(stream_file), *([ini.read(global_file)] if global_file else [])]
         self.environ = environ
         self.readable = all(document.readable for document in self.documents)
         self.findings = [finding for document in self.documents for finding in document.findings]

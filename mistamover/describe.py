@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from mistamover.options import PROTOCOLS, SECTIONS, as_text, has_default, kind
+from mistamover.ini import Key
+from mistamover.options import OPTIONS, PROTOCOLS, SECTIONS, as_text, has_default, kind
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -25,6 +26,18 @@ def sample_global() -> str:
 def sample_stream() -> str:
     """Return a stream file with every option of a stream; what has to be edited is set."""
     return _sample(_STREAM_HEAD, ("data_stream", "incoming", "outgoing", *PROTOCOLS))
+
+
+def commented(head: str, texts: Mapping[Key, str]) -> str:
+    """Return a file with these options alone, each with its help; one without a text is commented out."""
+    parts = [_comment(line) for line in head.splitlines()]
+    for section in SECTIONS:
+        options = {key: info for key, info in OPTIONS.items() if key[0] == section and key in texts}
+        parts += ["", f"[{section}]"] if options else []
+        for key, info in options.items():
+            line = f"{key[1]} = {texts[key]}" if texts[key] else _unset(key[1], info)
+            parts += [_comment(info.description or ""), _comment(_range_and_default(info)), line]
+    return "\n".join([*parts, ""])
 
 
 def _sample(head: str, sections: Iterable[str]) -> str:
@@ -44,6 +57,12 @@ def _sample_section(section: str) -> str:
     return "\n".join(parts)
 
 
+def help_of(key: Key) -> str:
+    """Return all that is to be said of an option, in one paragraph."""
+    info = OPTIONS[key]
+    return f"{info.description} {_range_and_default(info)}"
+
+
 def _comment(text: str) -> str:
     return textwrap.fill(text, 100, initial_indent="# ", subsequent_indent="# ")
 
@@ -51,6 +70,10 @@ def _comment(text: str) -> str:
 def _line(option: str, info: FieldInfo) -> str:
     if info.examples:
         return f"{option} = {info.examples[0]}"
+    return _unset(option, info)
+
+
+def _unset(option: str, info: FieldInfo) -> str:
     return f"#{option} = {as_text(info.default) if has_default(info) else ''}".rstrip()
 
 

@@ -214,6 +214,13 @@ def read(path: Path) -> Document:
     return document
 
 
+def read_as(path: Path, text: str) -> Document:
+    """Read a text as that of an INI file which is not there yet, and will be its owner's alone."""
+    document = Document(str(path), mode=0o600)
+    _parse(document, text)
+    return document
+
+
 def _parse(document: Document, text: str) -> None:
     parser = _Parser()
     parser.read_file(parser.counted(text))

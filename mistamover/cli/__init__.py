@@ -14,6 +14,7 @@ from mistamover.cli.help import Group
 from mistamover.errors import Exit
 
 _COMMANDS = {
+    "new": ("new:new", "Ask what a stream has to know, try it, and write its file."),
     "run": ("run:run", "Move or mirror what is in a stream's spool."),
     "check": ("check:check", "Look for faults in a stream's configuration, and at its target."),
     "history": ("history:history", "Show what was delivered, and what waits or failed."),

@@ -37,14 +37,14 @@ def check(settings: Settings, *, connect: bool) -> int:
     """
     click.echo(f"ok: {describe(settings)}")
     _tell_differences(settings)
-    near = _tell(look_here(settings))
+    near = tell(look_here(settings))
     if not connect:
         return Exit.UNFINISHED if near else Exit.DONE
-    far = _tell(look_there(settings))
+    far = tell(look_there(settings))
     return Exit.TARGET if far else Exit.UNFINISHED if near else Exit.DONE
 
 
-def _tell(findings: Iterator[Finding]) -> bool:
+def tell(findings: Iterator[Finding]) -> bool:
     """Print each finding; gives whether one is a failure."""
     from mistamover.lines import safe
     from mistamover.transports.contract import Level

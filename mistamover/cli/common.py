@@ -65,6 +65,18 @@ def _command(function: Callable[..., int], *, only_record: bool) -> Callable[...
     return guarded
 
 
+def file_command(function: Callable[..., int]) -> Callable[..., int]:
+    """A command about a file that is not there yet: --config and --debug, and its errors as lines for a person."""
+
+    @wraps(function)
+    def guarded(*, debug: bool, **options: Any) -> int:
+        return _guarded(lambda: function(**options), debug=debug)
+
+    for option in (_CONFIG, _DEBUG):
+        guarded = option(guarded)
+    return guarded
+
+
 def _guarded(command: Callable[[], int], *, debug: bool) -> int:
     """Run a command; what goes wrong becomes lines for a person, and its exit code."""
     try:
@@ -75,7 +87,7 @@ def _guarded(command: Callable[[], int], *, debug: bool) -> int:
         return tell_error(error)
     except BrokenPipeError as error:
         return unwritable(error)
-    except (KeyboardInterrupt, click.ClickException, click.exceptions.Exit):
+    except (KeyboardInterrupt, click.Abort, click.ClickException, click.exceptions.Exit):
         raise
     except Exception as error:  # noqa: BLE001 - a fault of ours: one line for it too
         return _tell_fault(error, debug=debug)
