@@ -230,7 +230,7 @@ class Draft:
         settings = self._validated(ServiceSettings, sections)
         for check in () if only_place else (_check_log_dir, _check_modes):
             check(self)
-        return settings
+        return settings and settings.model_copy(update={"obsolete": tuple(sorted(self.obsolete))})
 
     def _gather(self) -> None:
         """Take the options of all sources, the strongest last."""
@@ -286,7 +286,7 @@ class Draft:
         known = {key: text for key, text in (defaults | literal).items() if key not in given}
         wanted = [key for key in (*given, *literal) if key[0] in sections]
         given |= {key: entry.text for key, entry in self.obsolete.items() if entry.text}
-        wanted += [_OLD_QUARANTINE] if _OLD_QUARANTINE in given and len(sections) == len(SECTIONS) else []
+        wanted += {_OLD_QUARANTINE} & given.keys() if "outgoing" in sections else ()
         every = {*OPTIONS, *self.obsolete}
         self._expand(ini.Substitution(given, known, SECRETS | OLD_SECRETS, every), wanted)
 

@@ -522,6 +522,8 @@ class ServiceSettings(BaseModel):
     path: Path
     global_: Global = Field(alias="global")
     logging: Logging
+    obsolete: tuple[Key, ...] = ()
+    """Options of 0.1.0 that were given and do nothing."""
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -258,6 +258,7 @@ def test_the_service_runs_its_streams(old: Old, rsyncd: Rsyncd, proftpd: Proftpd
     old.share("rsync_native ftp")
     started = old.run("start")
     assert (started.code, started.out.split(", ")[1]) == (0, "2 of 2 streams up\n"), started.out + started.err
+    assert started.out.startswith(f"{old.ini} was made for 0.1.0: mistamover check --config ")
     for stream in ("rsync_native", "ftp"):
         for name in SENT:
             old.put(stream, name)
@@ -318,6 +319,18 @@ def test_check_tells_in_a_table_what_differs(old: Old) -> None:
     assert "keeps them" in by_what["sources of a mirror"]
     assert "proven by its digest" in by_what["[rsync_ssh] check_size"]
     assert "no log server" in by_what["[logging] port"]
+
+
+def test_check_looks_at_all_streams_of_the_service(old: Old) -> None:
+    old.add("rsync_ssh", "username = me")
+    old.add("ftp", "usrname = me")
+    old.share("ftp rsync_ssh")
+    result = old.run("check")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "[ftp] usrname: unknown option; did you mean username?" in result.err
+    told = result.out.partition("ds_rsync_ssh.ini:\n")[2]
+    assert told.startswith("ok: stream rsync_ssh moves ")
+    assert "What differs from 0.1.0:" in told
 
 
 def test_only_what_concerns_the_stream_is_told(old: Old) -> None:

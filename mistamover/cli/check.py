@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mistamover.cli.common import stream_command
+from mistamover.cli.common import file_command, load, load_service, shell_word, tell_error
 from mistamover.cli.help import Command
-from mistamover.errors import Exit, MistamoverError
+from mistamover.errors import ConfigError, Exit, MistamoverError
 
 if TYPE_CHECKING:
     from mistamover.options import Settings
@@ -21,20 +21,39 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command, short_help="Look for faults in a stream's configuration, and at its target.")
 @click.option("--connect", is_flag=True, help="Log in, and look at the target as well.")
-@stream_command
-def check(settings: Settings, *, connect: bool) -> int:
+@click.argument("stream_files", metavar="[STREAM.ini]...", nargs=-1, type=click.Path(path_type=Path))
+@file_command
+def check(global_file: Path | None, *, stream_files: tuple[Path, ...], connect: bool) -> int:
     """Look for faults in STREAM.ini, in its spool and, with --connect, at its target.
 
-    For example:
+    For example; the second one looks at all streams of the service:
 
         mistamover check --connect images.ini
+        mistamover check --config global.ini
 
     Each thing is ok, a warning, or a failure with its remedy. No unit is touched. Of
     files that were made for version 0.1.0, it tells what differs from there.
 
     Exit codes: 0 no failure; 1 a failure on this host; 2 usage or configuration;
-    3 a failure at the target.
+    3 a failure at the target. Of several streams, the highest of these.
     """
+    from mistamover import config
+
+    if not stream_files and global_file is None and not config.SYSTEM_GLOBAL.exists():
+        raise click.UsageError("Give STREAM.ini, or --config GLOBAL.ini for all streams of the service.")
+    files = list(stream_files) or config.stream_files(load_service(global_file, only_place=True))
+    codes = [_check(path, global_file, connect=connect, is_one_of_many=len(files) > 1) for path in files]
+    return max(codes, default=Exit.DONE)
+
+
+def _check(path: Path, global_file: Path | None, *, connect: bool, is_one_of_many: bool) -> int:
+    """Look at one stream; what is wrong with its files is told, and hides no other stream."""
+    if is_one_of_many:
+        click.echo(f"\n{shell_word(path)}:")
+    try:
+        settings = load(path, global_file, only_record=False)
+    except ConfigError as error:
+        return tell_error(error)
     click.echo(f"ok: {describe(settings)}")
     _tell_differences(settings)
     near = tell(look_here(settings))

@@ -66,7 +66,7 @@ def _command(function: Callable[..., int], *, only_record: bool) -> Callable[...
 
 
 def file_command(function: Callable[..., int]) -> Callable[..., int]:
-    """A command about a file that is not there yet: --config and --debug, and its errors as lines for a person."""
+    """A command that reads its files itself: --config and --debug, and its errors as lines for a person."""
 
     @wraps(function)
     def guarded(*, debug: bool, **options: Any) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mistamover.cli.common import running_service_command, service_command
+from mistamover.cli.common import running_service_command, service_command, shell_word
 from mistamover.cli.help import Command
 from mistamover.errors import Exit
 
@@ -46,6 +46,9 @@ def _start(settings: ServiceSettings, *, foreground: bool) -> int:
 
     config.stream_files(settings)  # raises where they cannot be listed
     places = service.prepare(settings)
+    if settings.obsolete:
+        path = shell_word(settings.path)
+        click.echo(f"{path} was made for 0.1.0: mistamover check --config {path} tells what differs")
     run = service.run_in_foreground if foreground else service.run_in_background
     return run(settings, places, click.echo)
 
