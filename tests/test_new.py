@@ -14,7 +14,7 @@ from typing import Protocol
 
 import pytest
 
-from mistamover import config
+from mistamover import config, ini
 from mistamover.options import BUILT_IN
 from tests.program import Result, command, ended, environment
 from tests.rsyncd import MODULE, PASSWORD, USER, Rsyncd
@@ -267,6 +267,16 @@ def test_a_wrong_option_is_refused(at: Path, given: str, said: str) -> None:
     assert said in result.err
     assert "canary-77" not in result.out + result.err
     assert not (at / "images.ini").exists()
+
+
+def test_a_wrong_option_of_streams_in_the_global_file_is_refused(at: Path) -> None:
+    result = run(at, "new", "global", "--set", "outgoing.lanes=many", "--set", "logging.max_files=none")
+    assert [line.split(": ")[1] for line in result.err.splitlines()[1:]] == [
+        "--set logging.max_files",
+        "--set outgoing.lanes",
+    ]
+    assert run(at, "new", "global", "--set", "outgoing.lanes=8").code == 0
+    assert ini.read(at / "global.ini").entries[0].key == ("outgoing", "lanes")
 
 
 @pytest.mark.parametrize("kind", ["gridftp_myproxy", "gridftp_certificate"])

@@ -6,8 +6,6 @@ import os
 import sys
 from collections.abc import Iterable
 from functools import partial
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +13,13 @@ import click
 
 from mistamover.cli.common import file_command, shell_word
 from mistamover.cli.help import Command
+from mistamover.cli.new_file import GLOBAL, NewFile, write
 from mistamover.errors import ConfigError, Exit
 
 if TYPE_CHECKING:
     from mistamover.ini import Finding, Key
     from mistamover.options import Settings
 
-GLOBAL = "global"
 _TYPES = {
     "local": "to another directory of this host",
     "sftp": "to a host with a log-in by SSH",
@@ -93,11 +91,11 @@ def new(
         raise ConfigError(
             [f"{path}: there is no directory {path.absolute().parent}; make it, or give another file"]
         )
-    draft = Draft(kind, name, path, global_file, given)
-    is_tried = _interview(draft, connect=connect) if asks else _take(draft, connect=connect)
-    _write(path, draft.text)
+    file = NewFile(kind, name, path, global_file, given)
+    is_tried = _interview(file, connect=connect) if asks else _take(file, connect=connect)
+    write(path, file.text)
     click.echo(f"written: {shell_word(path)}")
-    click.echo(f"next:    {draft.next_command(is_tried=is_tried)}")
+    click.echo(f"next:    {file.next_command(is_tried=is_tried)}")
     return Exit.DONE
 
 
@@ -175,123 +173,12 @@ def _one_line(text: str) -> str:
     return text
 
 
-# -- the file ----------------------------------------------------------------------------------------------
-
-
-class Draft:
-    """The file that is to be written: what it is to say, and what is wrong with that."""
-
-    def __init__(self, kind: str, name: str, path: Path, global_file: Path | None, given: dict[Key, str]) -> None:
-        from mistamover.config import find_global
-
-        self.kind = kind
-        self.path = path
-        self._told_global = global_file
-        self.global_file = None if kind == GLOBAL else find_global(global_file)
-        self.texts: dict[Key, str] = {key: self.resolved(key, text) for key, text in given.items()}
-        self.given = frozenset(given)
-        if kind == "none":
-            self.texts["incoming", "require_arrival_monitor"] = "yes"
-        if kind != GLOBAL:
-            self.texts["outgoing", "transfer_protocol"] = kind
-            if path.stem.removeprefix("ds_") != name:
-                self.texts["data_stream", "name"] = name
-
-    @property
-    def questions(self) -> list[Key]:
-        """What a person has to say, or should have thought of, in order."""
-        from mistamover.options import OPTIONS
-
-        if self.kind == GLOBAL:
-            return [("global", "state_dir"), ("global", "config_dir"), ("logging", "base_log_dir")]
-        rest = [("incoming", "directory")]
-        if self.kind != "none":
-            rest = [("outgoing", "transfer_mode"), *self.far_questions]
-        return [key for key in (("data_stream", "directory"), *rest) if key in OPTIONS and key not in self.given]
-
-    @property
-    def far_questions(self) -> list[Key]:
-        """Those that a log-in may prove wrong."""
-        from mistamover.options import OPTIONS
-
-        log_in = "key_file" if (self.kind, "key_file") in OPTIONS else "password"
-        host = [("outgoing", "target_host")] if (self.kind, "port") in OPTIONS else []
-        wanted = [*host, ("outgoing", "target_dir"), (self.kind, "username"), (self.kind, log_in)]
-        is_answered = (self.kind, "password_file") in self.given
-        return [
-            key
-            for key in wanted
-            if key in OPTIONS and key not in self.given and not (is_answered and key[1] == log_in)
-        ]
-
-    def is_near(self, key: Key) -> bool:
-        """Whether an option names a directory of this host that has to be there."""
-        near = {"data_stream.directory", "incoming.directory", "global.config_dir", "logging.base_log_dir"}
-        return ".".join(key) in near or (self.kind == "local" and key == ("outgoing", "target_dir"))
-
-    def resolved(self, key: Key, text: str) -> str:
-        """A path on this host from the root on, as a file has to name it."""
-        near = self.is_near(key) or key == ("global", "state_dir")
-        return os.path.abspath(os.path.expanduser(text)) if near and text and not text.startswith("$(") else text
-
-    @property
-    def text(self) -> str:
-        """What would be written now."""
-        from mistamover.describe import commented
-
-        return commented(self._head(), dict.fromkeys(self.questions, "") | self.texts)
-
-    def _head(self) -> str:
-        what = "what all streams of the service share" if self.kind == GLOBAL else "one stream"
-        return (
-            f'MiStaMover: {what}. Made by "mistamover new"; change it as you like.\n'
-            "Comments stand on lines of their own. docs/configuration.rst has all options.\n"
-        )
-
-    def judge(self) -> tuple[Settings | None, list[Finding]]:
-        """The settings as they are so far, of a stream, and what is wrong."""
-        from mistamover import config
-
-        text = ""
-        for section, keys in groupby(sorted(key for key, text in self.texts.items() if text), key=itemgetter(0)):
-            text += f"[{section}]\n" + "".join(f"{key[1]} = {self.texts[key]}\n" for key in keys)
-        if self.kind == GLOBAL:
-            return None, config.judge_service(self.path, text)[1]
-        return config.judge(self.path, text, self.global_file)
-
-    @property
-    def streams(self) -> Path:
-        """Where the service looks for stream files."""
-        return Path(self.texts.get(("global", "config_dir")) or self.path.absolute().parent / "streams")
-
-    def next_command(self, *, is_tried: bool) -> str:
-        """What to type now."""
-        file = shell_word(self.path)
-        if self.kind == GLOBAL:
-            return f"mistamover new -o {shell_word(self.streams)}/NAME.ini, then: mistamover start --config {file}"
-        command = "run --once" if is_tried else "check --connect"
-        config = f" --config {shell_word(self._told_global)}" if self._told_global else ""
-        return f"mistamover {command}{config} {file}"
-
-
-def _write(path: Path, text: str) -> None:
-    """Make the file, for its owner alone; one that is there stays."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(fd)
-    except OSError as error:
-        raise ConfigError([f"{path}: {error.strerror}; give another by -o FILE"]) from error
-
-
 # -- without questions -------------------------------------------------------------------------------------
 
 
-def _take(draft: Draft, *, connect: bool) -> bool:
+def _take(file: NewFile, *, connect: bool) -> bool:
     """Judge what was given; gives whether the target was tried. Raises ``ConfigError``, or ends."""
-    settings, findings = draft.judge()
+    settings, findings = file.judge()
     if findings:
         why = [] if sys.stdin.isatty() else ["standard input is no terminal, and so nothing is asked"]
         raise ConfigError([*why, *dict.fromkeys(_without_place(findings))])
@@ -325,26 +212,26 @@ def _try(settings: Settings) -> Exit:
 # -- with questions ----------------------------------------------------------------------------------------
 
 
-def _interview(draft: Draft, *, connect: bool) -> bool:
+def _interview(file: NewFile, *, connect: bool) -> bool:
     """Ask for what was not given; gives whether the target was tried, and is ready."""
-    _, findings = draft.judge()
-    if wrong := [one for one in findings if (one.section, one.option) in draft.given]:
+    _, findings = file.judge()
+    if wrong := [one for one in findings if (one.section, one.option) in file.given]:
         raise ConfigError(list(_without_place(wrong)))
-    for key in draft.questions:
-        _ask(draft, key)
+    for key in file.questions:
+        _ask(file, key)
     click.echo()
-    if draft.kind == GLOBAL:
-        _see_directory(str(draft.streams))
-    if draft.kind in (GLOBAL, "none"):
+    if file.kind == GLOBAL:
+        _see_directory(str(file.streams))
+    if file.kind in (GLOBAL, "none"):
         return False
     if not connect and not click.confirm("Try it now, as mistamover check --connect does?", default=True):
         return False
-    return _try_until_done(draft)
+    return _try_until_done(file)
 
 
-def _try_until_done(draft: Draft) -> bool:
+def _try_until_done(file: NewFile) -> bool:
     while True:
-        settings, findings = draft.judge()
+        settings, findings = file.judge()
         if settings is None or findings:
             raise ConfigError(list(_without_place(findings)))
         if _try(settings) is Exit.DONE:
@@ -355,17 +242,17 @@ def _try_until_done(draft: Draft) -> bool:
         choice = click.prompt("Not all is well; what now?", type=click.Choice(["t", "a", "w"]), default="t")
         if choice == "w":
             return False
-        for key in draft.far_questions if choice == "a" else ():
-            _ask(draft, key)
+        for key in file.far_questions if choice == "a" else ():
+            _ask(file, key)
 
 
-def _ask(draft: Draft, key: Key) -> None:
+def _ask(file: NewFile, key: Key) -> None:
     """Ask for one option until the answer is right."""
     from mistamover.options import OPTIONS, SECRETS, as_text, has_default
 
     info = OPTIONS[key]
     usual = as_text(info.default) if has_default(info) else ""
-    so_far = draft.texts.get(key) or usual
+    so_far = file.texts.get(key) or usual
     is_secret = key in SECRETS
     _explain(key)
     answer = click.prompt(
@@ -373,9 +260,9 @@ def _ask(draft: Draft, key: Key) -> None:
         default=so_far,
         show_default=bool(so_far) and not is_secret,
         hide_input=is_secret,
-        value_proc=partial(_judged, draft, key),
+        value_proc=partial(_judged, file, key),
     )
-    draft.texts[key] = "" if answer == usual else str(answer)
+    file.texts[key] = "" if answer == usual else str(answer)
 
 
 def _explain(key: Key) -> None:
@@ -389,23 +276,23 @@ def _explain(key: Key) -> None:
         click.echo(f"    {line}")
 
 
-def _judged(draft: Draft, key: Key, text: str) -> str:
+def _judged(file: NewFile, key: Key, text: str) -> str:
     """The answer, if it is right; else ``UsageError``, which has the question asked again."""
     from mistamover.options import SECRETS
 
     if key in SECRETS and text != text.strip():
         raise click.UsageError("Begins or ends with a blank, which is lost in a file; give password_file by --set.")
-    text = draft.resolved(key, _one_line(text.strip()))
-    before = draft.texts.get(key)
-    draft.texts[key] = text
+    text = file.resolved(key, _one_line(text.strip()))
+    before = file.texts.get(key)
+    file.texts[key] = text
     try:
         if key == ("logging", "base_log_dir"):  # by which the configuration itself is judged
             _see_directory(text)
-        _raise_about(key, draft.judge()[1])
-        if draft.is_near(key):
+        _raise_about(key, file.judge()[1])
+        if file.is_near(key):
             _see_directory(text)
     except click.UsageError:
-        draft.texts[key] = before or ""
+        file.texts[key] = before or ""
         raise
     return text
 
