@@ -78,7 +78,7 @@ def _of_the_spool(settings: Settings) -> Iterator[Difference]:
     if set(usual) <= set(source.ignore):
         now = "stay in the spool, as half-written; to take them: [data_stream] ignore = ,"
         yield Difference(f"files called {' '.join(usual)}", "were units", now)
-    now = "lie in SPOOL/.mistamover/quarantine: mistamover quarantine list; what lies in the old place is no unit"
+    now = "lie in SPOOL/.mistamover/quarantine: mistamover quarantine list; the old place has no units"
     yield Difference("units set aside", "lay in SPOOL/quarantine or quarantine_dir", now)
     if settings.logging.base_log_dir is not None:
         yield Difference("log", f"was dtc_{settings.name}.log, through a log server", f"is {settings.name}.log")

@@ -152,6 +152,7 @@ class Old:
         self.environ = {
             "CONFIG__global__state_dir": str(top / "state"),
             "CONFIG__global__pid_file": str(top / "state" / "pid"),
+            "CONFIG__global__general_poll_interval": "0.2",
             "CONFIG__data_stream__settle_time": "0",
         }
         self.share()
@@ -294,6 +295,72 @@ def test_a_one_off_file_holds_everything(old: Old, sshd: Sshd) -> None:
     result = old.run("run", "--once", whole, shared=False)
     assert (result.code, set(contents(old.target("rsync_ssh")))) == (0, {"a.nc"}), result.err
     assert (old.top / "state" / "rsync_ssh" / "ledger.sqlite").exists()
+
+
+with_the_handshake = pytest.mark.skipif(
+    ("incoming", "require_arrival_monitor") not in OPTIONS, reason="the handshake is not there yet"
+)
+ARRIVALS_ONLY = """\
+[data_stream]
+priority = 200
+name = arrival_monitor
+transfer_unit = file
+status = RUNNING
+deletion_enabled = False
+directory = $(global:top)/received
+
+[incoming]
+require_arrival_monitor = True
+
+[outgoing]
+target_host = 127.0.0.1
+transfer_protocol = none
+"""
+
+
+@with_the_handshake
+@pytest.mark.needs("root", "proftpd", "openssl")
+def test_ftp_with_an_arrivals_monitor_to_a_host_with_arrivals_only(
+    old: Old, tmp_path: Path, proftpd: Proftpd
+) -> None:
+    (tmp_path / "receiver").mkdir()
+    receiver = Old(tmp_path / "receiver")
+    receiver.share("arrival_monitor", **{"base_incoming_dir =": "base_incoming_dir = $(global:top)/incoming/"})
+    (receiver.ini.with_name("ds_arrival_monitor.ini")).write_text(ARRIVALS_ONLY)
+    incoming, received = receiver.top / "incoming" / "arrival_monitor", receiver.top / "received"
+    incoming.mkdir(parents=True)
+    received.mkdir()
+    old.environ |= {
+        "CONFIG__ftp__port": str(proftpd.port),
+        "CONFIG__outgoing__receipt_file_poll_interval": "0.2",
+    }
+    path = old.add("ftp", f"username = {FTP_USER}\npassword = {FTP_PASSWORD}\ncmd = /usr/bin/ftp")
+    path.chmod(0o600)
+    text = path.read_text().replace("monitor = False\ntarget_dir", "monitor = True\ntarget_dir")
+    path.write_text(text.replace(str(old.target("ftp")), str(incoming)))
+    for name in ("a.nc", "b.nc"):
+        old.put("ftp", name)
+    try:
+        assert receiver.run("start").code == 0
+        result = old.run("run", "--once", path)
+        assert (result.code, result.out.split(",")[0]) == (0, "moved 2 files"), result.err
+        until(lambda: not contents(incoming))
+    finally:
+        receiver.run("stop")
+    assert contents(received) == {name: name.encode() * 1000 for name in ("a.nc", "b.nc")}
+    assert contents(old.top / "data" / "ftp") == SET_ASIDE
+
+
+@with_the_handshake
+def test_what_differs_of_the_handshake(old: Old) -> None:
+    sender = told(old, "ftp", **{"monitor = False\ntarget_dir": "monitor = True\ntarget_dir"})
+    assert "status 0 that names this unit" in sender["receipts"]
+    old.ini.with_name("ds_arrival_monitor.ini").write_text(
+        ARRIVALS_ONLY.replace("= True", f"= True\ndirectory = {old.top}/incoming")
+    )
+    receiver = {one.what: one.now for one in differences(old.settings("arrival_monitor"))}
+    assert "set aside in quarantine" in receiver["arrivals that are not as announced"]
+    assert not {"proof", "another file of the name", "target_dir", "receipts"} & receiver.keys()
 
 
 # -- what is told ------------------------------------------------------------------------------------------
