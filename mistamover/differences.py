@@ -25,7 +25,7 @@ def differences(settings: Settings) -> Iterator[Difference]:
         return
     if settings.outgoing.transfer_protocol != "none":
         yield from _of_sending(settings)
-    yield from _of_proofs(settings)
+    yield from _of_what_may_be_there(settings)
     yield from _of_the_spool(settings)
     yield from _of_options(settings)
 
@@ -39,8 +39,9 @@ def _of_sending(settings: Settings) -> Iterator[Difference]:
     proof = "of rsync" if is_rsync else "of the ftp program"
     rest = "and only a unit so proven counts" if is_mirror else "before its source is removed"
     yield Difference("proof", f"the exit code {proof}", f"each unit is read or hashed at the target, {rest}")
-    if outgoing.existing != "replace" and not is_mirror:
-        now = "is kept, and the unit goes to quarantine; to replace it: [outgoing] existing = replace"
+    if outgoing.existing != "replace":
+        unless = ", unless this ledger has it," if is_mirror else ","
+        now = f"is kept{unless} and the unit goes to quarantine; to replace it: [outgoing] existing = replace"
         yield Difference("another file of the name", "was overwritten", now)
     if is_rsync and not outgoing.create_target:
         now = "must be there: an unmounted disk is no target; to have it made: [outgoing] create_target = yes"
@@ -58,21 +59,33 @@ def _staging(settings: Settings) -> str:
     return str(getattr(settings.log_in, "staging_dir", ".mistamover"))
 
 
-def _of_proofs(settings: Settings) -> Iterator[Difference]:
-    # By name, for these options come and go with the handshake.
-    if getattr(settings.outgoing, "target_uses_arrival_monitor", False):
+def _of_what_may_be_there(settings: Settings) -> Iterator[Difference]:
+    """The handshake, the disk-space monitor and mail; by name, for their options come with them."""
+    if _value(settings, "outgoing", "target_uses_arrival_monitor"):
         now = "only one with status 0 that names this unit, its size and its digest; others have it sent again"
         yield Difference("receipts", "any counted as success, and the source was removed", now)
-    if getattr(settings.incoming, "require_arrival_monitor", False):
+    if _value(settings, "incoming", "require_arrival_monitor"):
         now = "are set aside in quarantine, with the reason"
         yield Difference("arrivals that are not as announced", "were deleted", now)
+    if _value(settings, "data_stream", "deletion_enabled"):
+        now = "only what the target holds is deleted; more only with [data_stream] deletion_of_unsent"
+        yield Difference("a disk that runs full", "the newest units were deleted first, sent or not", now)
+    if _value(settings, "email", "recipient"):
+        now = "what is wrong is told when it begins, and again from time to time ([email] alert_repeat)"
+        yield Difference("mail", "one in 12 hours at most, or none at all", now)
+
+
+def _value(settings: Settings, section: str, option: str) -> object:
+    return getattr(getattr(settings, section, None), option, None)
 
 
 def _of_the_spool(settings: Settings) -> Iterator[Difference]:
     source = settings.data_stream
     yield Difference("spool", "was made where it was missing", "must be there: an unmounted disk is no spool")
-    if getattr(source, "transfer_unit", "file") == "file":
+    if _value(settings, "data_stream", "transfer_unit") != "directory":
         now = "each file in it is a unit of its own, with its path below the spool"
+        if ("data_stream", "transfer_unit") in OPTIONS:
+            now += "; as one unit: [data_stream] transfer_unit = directory"
         yield Difference("a directory in the spool", "was one unit; a move zipped it", now)
     usual = OPTIONS["data_stream", "ignore"].default
     if set(usual) <= set(source.ignore):

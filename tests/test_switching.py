@@ -384,6 +384,7 @@ def test_check_tells_in_a_table_what_differs(old: Old) -> None:
     by_what = {row.split("  ")[0]: row for row in rows}
     assert "were removed" in by_what["sources of a mirror"]
     assert "keeps them" in by_what["sources of a mirror"]
+    assert "is kept, unless this ledger has it" in by_what["another file of the name"]
     assert "proven by its digest" in by_what["[rsync_ssh] check_size"]
     assert "no log server" in by_what["[logging] port"]
 
