@@ -8,7 +8,7 @@ import select
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -113,9 +113,9 @@ def sit(at: Path) -> Iterator[Sit]:
         one.close()
 
 
-def run(at: Path, *arguments: str) -> Result:
+def run(at: Path, *arguments: str, under: Sequence[str] = ()) -> Result:
     process = subprocess.Popen(
-        command(*arguments),
+        [*under, *command(*arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -233,6 +233,17 @@ def test_a_file_that_is_there_stays(at: Path) -> None:
     other = run(at, "new", "local", "images", *HERE, "-o", "other.ini")
     assert other.code == 0
     assert config.load(at / "other.ini", None, {}).name == "images"
+
+
+def test_a_file_that_cannot_be_written_whole_is_not_left(at: Path) -> None:
+    result = run(at, "new", "local", "images", *HERE, under=["bash", "-c", 'ulimit -f 0; exec "$@"', "bash"])
+    assert (result.code, result.err) == (2, "mistamover: images.ini: File too large; give another by -o FILE\n")
+    assert not (at / "images.ini").exists()
+    nameless = os.fsdecode(os.fsencode(at) + b"/\xff")
+    os.mkdir(nameless)
+    result = run(Path(nameless), "new", "local", "images", *HERE)
+    assert (result.code, os.listdir(nameless)) == (2, []), result.err
+    assert result.err.count("\n") == 1
 
 
 def test_what_is_missing_is_told_at_once_where_nobody_can_be_asked(at: Path) -> None:

@@ -6,7 +6,7 @@ import os
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from mistamover.cli.common import shell_word
 from mistamover.errors import ConfigError
@@ -118,12 +118,24 @@ class NewFile:
 
 
 def write(path: Path, text: str) -> None:
-    """Make the file, for its owner alone; one that is there stays."""
+    """Make the file, for its owner alone; one that is there stays. Raises ``ConfigError``, and leaves none then."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(fd)
+        data = text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError([f"{path}: names a directory that is not UTF-8; give a path that is"]) from None
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
+            _fill(path, file, data)
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror}; give another by -o FILE"]) from error
+
+
+def _fill(path: Path, file: BinaryIO, data: bytes) -> None:
+    """Write all of it, or leave nothing."""
+    try:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    except OSError:
+        path.unlink()
+        raise
