@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import select
 import signal
 import socket
+import struct
 import time
 from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1
+
+Slot = mmap.mmap
+"""Eight bytes that a child shares with its parent: when it last gave a sign of life, on the monotonic clock."""
+
+
+def sign_of_life(slot: Slot) -> None:
+    """Say that this process is alive."""
+    struct.pack_into("d", slot, 0, time.monotonic())
+
+
+def last_sign(slot: Slot) -> float:
+    """When it last said so; 0 where it did not yet."""
+    return float(struct.unpack_from("d", slot, 0)[0])
+
+
+def is_hung(started: float, sign: float, hang_timeout: float, now: float) -> bool:
+    """Whether a process that was started then, and gave a sign of life then, gives none any more."""
+    return now - max(started, sign) > hang_timeout
+
+
+def how_it_ended(code: int) -> str:
+    """What the exit code of a child says, as ``os.waitstatus_to_exitcode`` gives it."""
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with code {code}"
 
 
 def die_with(parent: int) -> None:

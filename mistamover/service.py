@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from mistamover import fs, heartbeat
+from mistamover.aides import Aide, Known
 from mistamover.errors import ConfigError, Exit, Held, MistamoverError
 from mistamover.events import Stop
 from mistamover.heartbeat import Service
 from mistamover.lines import shown
-from mistamover.log import Log, MainLog
+from mistamover.log import BaseLog, Log, MainLog
 from mistamover.options import ServiceSettings, Settings
 from mistamover.processes import Process, began_at
 from mistamover.pulse import Pulse
@@ -297,7 +298,11 @@ def _serve(settings: ServiceSettings, places: Places, ready: Callable[[], object
         log.tell(INFO, f"starts (process {os.getpid()}), by {shown(str(settings.path))}")
         _load_ahead()
         try:
-            Supervisor(settings, log, partial(_work, places, log, to_console)).run(ready)
+            aides = [
+                Aide(name, partial(_assist, places, log, to_console, name, work), is_wanted)
+                for name, (work, is_wanted) in AIDES.items()
+            ]
+            Supervisor(settings, log, partial(_work, places, log, to_console), aides).run(ready)
         except Exception:
             log.fault("ended by a fault of mistamover's own")
             raise
@@ -313,7 +318,38 @@ def _load_ahead() -> None:
     gc.freeze()
 
 
-# -- a worker ----------------------------------------------------------------------------------------------
+# -- workers and aides -------------------------------------------------------------------------------------
+
+Assist = Callable[[Known, BaseLog, Callable[[], None]], object]
+"""What an aide does until TERM ends its process; the callable is its sign of life."""
+AIDES: dict[str, tuple[Assist, Callable[[Known], bool]]] = {}
+"""What the service does beside its streams, by names that are those of logs too, and whether it is wanted."""
+
+
+def _assist(
+    places: Places,
+    main: MainLog,
+    to_console: bool,
+    name: str,
+    work: Assist,
+    known: Known,
+    alive: Callable[[], None],
+) -> None:
+    """Be an aide, with a log of its own."""
+    from setproctitle import setproctitle
+
+    setproctitle(f"mistamover: {name}")
+    # Ctrl-C reaches us as well as the supervisor, which ends us by TERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    places.close()
+    main.close()
+    with BaseLog(name, "", known.service.logging, directory=places.logs, detached=not to_console) as log:
+        try:
+            work(known, log, alive)
+        except Exception:
+            log.fault("ended by a fault of mistamover's own")
+            raise
 
 
 def _work(places: Places, main: MainLog, to_console: bool, settings: Settings, alive: Callable[[], None]) -> int:

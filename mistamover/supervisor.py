@@ -20,12 +20,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mistamover import __version__, config, heartbeat
+from mistamover.aides import Aide, Aides, Known
 from mistamover.errors import ConfigError, Exit
 from mistamover.heartbeat import Heartbeat, Service, Standing, State
 from mistamover.lines import hide_secrets, redacted, shown
 from mistamover.log import MainLog
 from mistamover.options import ServiceSettings, Settings
-from mistamover.processes import die_with, notify, now_usec, watchdog_interval
+from mistamover.processes import (
+    Slot,
+    die_with,
+    how_it_ended,
+    is_hung,
+    last_sign,
+    notify,
+    now_usec,
+    sign_of_life,
+    watchdog_interval,
+)
 
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 FROZEN = 30.0
@@ -46,19 +57,6 @@ STALE = 120.0
 """Seconds after which what a worker has told is no news: it tells every half minute that it lives."""
 COMPLETE = 64
 """How a worker ends whose stream is complete."""
-
-Slot = mmap.mmap
-"""Eight bytes that a worker shares with us: when it last gave a sign of life, on the monotonic clock."""
-
-
-def sign_of_life(slot: Slot) -> None:
-    """Say that this worker is alive."""
-    struct.pack_into("d", slot, 0, time.monotonic())
-
-
-def last_sign(slot: Slot) -> float:
-    """When a worker last said so; 0 where it did not yet."""
-    return float(struct.unpack_from("d", slot, 0)[0])
 
 
 class Life(Enum):
@@ -138,11 +136,6 @@ def delay(deaths: int) -> float:
     return float(min(FIRST_DELAY * 2.0 ** min(deaths - 1, 40), LONGEST_DELAY))
 
 
-def is_hung(started: float, sign: float, hang_timeout: float, now: float) -> bool:
-    """Whether a worker that was started then, and gave a sign of life then, gives none any more."""
-    return now - max(started, sign) > hang_timeout
-
-
 def is_given_up(deaths: Iterable[float], max_restarts: int, now: float) -> bool:
     """Whether a worker died so often within the last minutes that it rests."""
     return sum(death > now - WITHIN for death in deaths) > max_restarts
@@ -181,11 +174,12 @@ Work = Callable[[Settings, Callable[[], None]], int]
 
 
 class Supervisor:
-    """Keeps one worker running for each stream file."""
+    """Keeps one worker running for each stream file, and its aides."""
 
-    def __init__(self, settings: ServiceSettings, log: MainLog, work: Work) -> None:
+    def __init__(self, settings: ServiceSettings, log: MainLog, work: Work, aides: Iterable[Aide] = ()) -> None:
         self.settings = settings
         self.children: dict[Path, Child] = {}
+        self._aides = Aides(aides, log)
         self._log = log
         self._work = work
         self._pid = os.getpid()
@@ -207,7 +201,7 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         is_ready = False
         last = time.monotonic()
-        while not self._is_ending or self.children:
+        while not self._is_ending or self.children or not self._aides.are_gone:
             now = time.monotonic()
             self._forgive(now, now - last)
             last = now
@@ -221,14 +215,24 @@ class Supervisor:
                 self._tell()
                 ready()
                 notify("READY=1")
+            if is_ready or self._is_ending:
+                self._aides.manage(self._known(), now)
             self._tell()
             self._wait(self._tick if is_ready else 0.05)
+
+    def _known(self) -> Known | None:
+        """What aides are to know; None where they are to end."""
+        if self._is_ending:
+            return None
+        found = (child.coming or child.settings for child in self.children.values() if not child.is_gone)
+        return Known(self.settings, tuple(filter(None, found)))
 
     def _forgive(self, now: float, seconds: float) -> None:
         """Where we ourselves stood still for so long, as in a frozen container, workers may have done so too."""
         if seconds > FROZEN:
             for child in self.children.values():
                 child.started = now
+            self._aides.forgive(now)
 
     def _wait(self, seconds: float) -> None:
         """Wait for a signal, or for the next tick; of several signals each gets its turn."""
@@ -443,17 +447,20 @@ class Supervisor:
         os.kill(child.pid, signal.SIGKILL)
 
     def _reap(self, now: float) -> None:
-        """Take note of workers that have ended."""
+        """Take note of workers and aides that have ended."""
         by_pid = {child.pid: child for child in self.children.values() if child.pid}
-        while by_pid:
+        while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if not pid:
                 return
+            code = os.waitstatus_to_exitcode(status)
             if child := by_pid.get(pid):
-                self._ended(child, os.waitstatus_to_exitcode(status), now)
+                self._ended(child, code, now)
+            else:
+                self._aides.take(pid, code, now)
 
     def _ended(self, child: Child, code: int, now: float) -> None:
         """What comes after a worker's end."""
@@ -477,7 +484,7 @@ class Supervisor:
         elif life is Life.KILLED:
             self._died(child, "gave no sign of life", now)
         else:
-            self._died(child, _how_it_ended(code), now)
+            self._died(child, how_it_ended(code), now)
 
     def _died(self, child: Child, why: str, now: float) -> None:
         self._note_death(child, now)
@@ -533,12 +540,6 @@ def _standing(child: Child) -> Standing:
     findings = tuple(map(redacted, child.findings))
     why = redacted(child.why)
     return Standing(str(child.path), child.state, child.since, why, child.pid, len(child.deaths), findings)
-
-
-def _how_it_ended(code: int) -> str:
-    if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with code {code}"
 
 
 def _in_a_word(service: Service) -> str:

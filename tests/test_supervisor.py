@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from mistamover import config, heartbeat, supervisor
+from mistamover import aides, config, heartbeat, supervisor
+from mistamover.aides import Aide, Known
 from mistamover.heartbeat import Heartbeat, Service, Standing, State
 from mistamover.log import MainLog
 from mistamover.options import Settings
-from mistamover.supervisor import COMPLETE, Changes, Child, Stamp, Supervisor, compare, delay, is_given_up, is_hung
+from mistamover.processes import is_hung
+from mistamover.supervisor import COMPLETE, Changes, Child, Stamp, Supervisor, compare, delay, is_given_up
 from tests.sshd import wait_for
 
 Sign = Callable[[], None]
@@ -119,7 +121,7 @@ class Installation:
         new.replace(path)
         return path
 
-    def start(self, work: Work) -> None:
+    def start(self, work: Work, *helpers: Aide) -> None:
         self.state.mkdir(exist_ok=True)
         self.pid = os.fork()
         if not self.pid:
@@ -127,10 +129,10 @@ class Installation:
             try:
                 supervisor.FILES_EVERY = supervisor.TICK = 0.05
                 supervisor.FROZEN = 1.0
-                supervisor.FIRST_DELAY = supervisor.HELD_DELAY = 0.05
+                supervisor.FIRST_DELAY = supervisor.HELD_DELAY = aides.FIRST_PAUSE = 0.05
                 settings = config.load_service(self.ini)
                 with MainLog(settings.logging, directory=self.top, detached=True) as log:
-                    Supervisor(settings, log, work).run(lambda: (self.top / "ready").touch())
+                    Supervisor(settings, log, work, helpers).run(lambda: (self.top / "ready").touch())
                 code = 0
             finally:
                 os._exit(code)
@@ -447,6 +449,69 @@ def test_a_global_file_that_is_broken_changes_nothing(installation: Installation
     installation.send(signal.SIGHUP)
     until(lambda: installation.service().reloads == 2)
     assert installation.service().findings == ()
+
+
+# -- aides -------------------------------------------------------------------------------------------------
+
+
+def helper(top: Path, *, hangs: bool = False) -> Aide:
+    """Writes down its process number and the streams that it was told of."""
+
+    def work(known: Known, sign: Sign) -> None:
+        (top / "aide.new").write_text(f"{os.getpid()} {' '.join(one.name for one in known.streams)}")
+        (top / "aide.new").replace(top / "aide")
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        while True:
+            if not hangs:
+                sign()
+            time.sleep(0.02)
+
+    return Aide("helper", work, lambda known: bool(known.streams))
+
+
+def aide_of(installation: Installation) -> tuple[int, list[str]]:
+    try:
+        pid, *streams = (installation.top / "aide").read_text().split()
+    except OSError:
+        return 0, []
+    return int(pid), streams
+
+
+def test_an_aide_is_replaced_when_it_dies_or_the_streams_change_and_ends_with_the_service(
+    installation: Installation,
+) -> None:
+    installation.add("a")
+    installation.start(lives, helper(installation.top))
+    until(lambda: aide_of(installation)[1] == ["a"])
+    first, _ = aide_of(installation)
+    os.kill(first, signal.SIGKILL)
+    until(lambda: aide_of(installation)[0] != first)
+    assert "the helper was ended by SIGKILL; started again" in installation.log
+    second, _ = aide_of(installation)
+    installation.add("b")
+    until(lambda: aide_of(installation)[1] == ["a", "b"])
+    assert is_gone(second)
+    assert installation.log.count("the helper") == 1, "that it was told to end is no news"
+    worker = installation.stream("a").pid
+    installation.send(signal.SIGTERM)
+    assert installation.wait() == 0
+    assert is_gone(aide_of(installation)[0])
+    assert installation.stream("a").deaths == 0
+    assert worker
+
+
+def test_an_aide_that_nobody_wants_is_not_started_and_one_that_hangs_is_killed(installation: Installation) -> None:
+    installation.configure("hang_timeout = 0.5")
+    installation.start(lives, helper(installation.top, hangs=True))
+    until(lambda: (installation.top / "ready").exists())
+    assert aide_of(installation) == (0, [])
+    installation.add("a")
+    until(lambda: aide_of(installation)[0] > 0)
+    first, _ = aide_of(installation)
+    until(lambda: aide_of(installation)[0] != first)
+    assert "the helper gave no sign of life; it is killed" in installation.log
+    (installation.streams / "a.ini").unlink()
+    until(lambda: is_gone(aide_of(installation)[0]))
 
 
 def test_what_nobody_decided_yet_is_waited_for() -> None:
