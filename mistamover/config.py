@@ -31,6 +31,7 @@ from mistamover.options import (
 )
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
 SYSTEM_GLOBAL = Path("/etc/mistamover/global.ini")
@@ -225,10 +226,10 @@ class Draft:
         self._gather()
         if not self.readable:
             return None
-        sections = ("global", "logging")
+        sections = ("global", "logging", "email")
         self._substitute(sections)
         settings = self._validated(ServiceSettings, sections)
-        for check in () if only_place else (_check_log_dir, _check_modes):
+        for check in () if only_place else (_check_log_dir, _check_modes, _check_email):
             check(self)
         return settings and settings.model_copy(update={"obsolete": tuple(sorted(self.obsolete))})
 
@@ -370,11 +371,18 @@ class Draft:
                 self.report(key, _wrong(key, error, self.texts.get(key, "")))
 
     def _note_values(self, good: Mapping[tuple[type[Section], str], Any]) -> None:
+        fields = {(model, info.alias or name): name for model, name, info in _fields()}
         for (section, option), info in OPTIONS.items():
-            value = good.get((SECTIONS[section], option))
+            model = SECTIONS[section]
+            value = good.get((model, fields[model, option]))
             if value is None and (section, option) not in self.texts and not info.is_required():
                 value = info.default
             self.values[section, option] = value
+
+
+def _fields() -> Iterator[tuple[type[Section], str, FieldInfo]]:
+    for model in SECTIONS.values():
+        yield from ((model, name, info) for name, info in model.model_fields.items())
 
 
 def _state_dir(environ: Mapping[str, str]) -> str:
@@ -544,21 +552,56 @@ def _check_password_file(draft: Draft) -> None:
     """Take the password from its file."""
     key = _protocol(draft), "password_file"
     path = draft.values[key] if key in OPTIONS else None
-    if path is None:
-        return
+    if path is not None and (password := _read_password(draft, key, path)) is not None:
+        draft.values[key[0], "password"] = SecretStr(password)
+
+
+def _read_password(draft: Draft, key: Key, path: Path) -> str | None:
+    """The first line of a file that only its owner may read; None where that cannot be had."""
     try:
-        text, mode = ini.read_text(path)
+        password, mode = ini.first_line(path)
     except ini.UnusableError as error:
         draft.report(key, f"{shown(str(path))} {error}")
-        return
+        return None
     if mode & 0o077:
         draft.report(key, _too_open(path, mode))
-    password = text.split("\n", 1)[0].removesuffix("\r")
     if not password:
         draft.report(key, f"{shown(str(path))} has an empty first line; write the password there")
     elif not ini.is_line(password):
         draft.report(key, f"{shown(str(path))} has a control character in its first line; remove it")
-    draft.values[key[0], "password"] = SecretStr(password)
+    return password
+
+
+def _check_email(draft: Draft) -> None:
+    """Find what keeps mail from being handed over."""
+
+    def value(option: str) -> Any:
+        return draft.values["email", option]
+
+    for option, other in (("username", "password_file"), ("password_file", "username")):
+        if value(option) is not None and draft.wants(("email", other)):
+            draft.report(("email", other), f"missing, but {option} is set; give both or none")
+    if value("username") is not None and value("tls") == "none":
+        draft.report(("email", "tls"), "none would send the password in the clear; give starttls or implicit")
+    if (path := value("ca_file")) is not None and not os.path.isfile(path):
+        draft.report(("email", "ca_file"), f"there is no file {shown(str(path))}; give one that exists")
+    if value("password_file") is not None:
+        _read_password(draft, ("email", "password_file"), value("password_file"))
+    _check_apprise(draft, value("alert_apprise"))
+
+
+def _check_apprise(draft: Draft, path: Path | None) -> None:
+    if path is None:
+        return
+    from importlib.util import find_spec
+
+    key = "email", "alert_apprise"
+    if find_spec("apprise") is None:
+        draft.report(key, "needs the Python package apprise; install it, or take the option out")
+    elif not os.path.isfile(path):
+        draft.report(key, f"there is no file {shown(str(path))}; give one that exists")
+    elif (mode := _mode(path)) & 0o077:
+        draft.report(key, _too_open(path, mode))
 
 
 CHECKS: tuple[Callable[[Draft], None], ...] = (
@@ -573,4 +616,5 @@ CHECKS_TO_RUN: tuple[Callable[[Draft], None], ...] = (
     _check_rsync,
     _check_files,
     _check_password_file,
+    _check_email,
 )

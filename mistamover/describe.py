@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from mistamover.ini import Key
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def sample_global() -> str:
     """Return a global file with every option it is meant for, all commented out."""
-    return _sample(_GLOBAL_HEAD, ("global", "logging"))
+    return _sample(_GLOBAL_HEAD, ("global", "logging", "email"))
 
 
 def sample_stream() -> str:
@@ -45,9 +45,8 @@ def _sample(head: str, sections: Iterable[str]) -> str:
 
 
 def _sample_section(section: str) -> str:
-    options = SECTIONS[section].model_fields.items()
     parts = [_comment(_doc(section)), f"[{section}]", ""]
-    for option, info in options:
+    for option, info in _options(section):
         parts += [
             _comment(info.description or ""),
             _comment(_range_and_default(info)),
@@ -61,6 +60,10 @@ def help_of(key: Key) -> str:
     """Return all that is to be said of an option, in one paragraph."""
     info = OPTIONS[key]
     return f"{info.description} {_range_and_default(info)}"
+
+
+def _options(section: str) -> Iterator[tuple[str, FieldInfo]]:
+    return ((option, info) for (home, option), info in OPTIONS.items() if home == section)
 
 
 def _comment(text: str) -> str:
@@ -109,7 +112,7 @@ def reference() -> str:
 def _reference_section(section: str) -> str:
     title = f"[{section}]"
     parts = [title, "-" * len(title), "", _doc(section), ""]
-    for option, info in SECTIONS[section].model_fields.items():
+    for option, info in _options(section):
         help_text = textwrap.fill(info.description or "", 106, break_on_hyphens=False)
         text = f"{_rst(help_text)}\n\n{_rst(_allowed(info))}. {_default(info, '``')}."
         parts += [f"``{option}``", textwrap.indent(text, "    "), ""]

@@ -127,6 +127,12 @@ def read_text(path: str | Path) -> tuple[str, int]:
     raise UnusableError(text, line)
 
 
+def first_line(path: str | Path) -> tuple[str, int]:
+    """Return the first line of a small file, as one with a password, and the permissions it was read under."""
+    text, mode = read_text(path)
+    return text.split("\n", 1)[0].removesuffix("\r"), mode
+
+
 def _read_bytes(path: str | Path) -> tuple[bytes, int]:
     try:
         # O_NONBLOCK: a FIFO must not make us wait for its writer

@@ -42,7 +42,6 @@ NOT_YET: dict[Key, tuple[str, ...] | None] = {
         for section in ("incoming", "outgoing")
         for kind in ("control", "receipt", "thankyou")
     },
-    **{("email", option): None for option in ("from", "recipient", "subject", "smarthost", "threshold")},
     **{
         ("disk_space_monitor", option): None
         for option in ("base_priority", "level_good", "level_low", "level_vlow", "poll_interval")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 BUILT_IN = ("local", "sftp", "rsync_ssh", "rsync_native", "ftp", "ftps")
 ENTRY_POINTS = "mistamover.transports"
-OWN_LOGS = ("mistamover", "log")
-OWN_FILES = ("service.json", "service.json.new", "service.lock", "mistamover.pid")
+SENDMAIL = "sendmail:"
+OWN_LOGS = ("mistamover", "log", "postman")
+OWN_FILES = ("service.json", "service.json.new", "service.lock", "mistamover.pid", "alerts", "disk")
 """The log of the service itself, and the directory of logs in state_dir, beside those of streams."""
 
 
@@ -138,6 +139,73 @@ def _patterns(text: str) -> tuple[str, ...]:
     return patterns
 
 
+def _addresses(text: str) -> tuple[str, ...]:
+    addresses = ini.words(text)
+    for address in addresses:
+        _address(address)
+    return addresses
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}(@[A-Za-z0-9][A-Za-z0-9.-]{0,253})?", text):
+        raise ValueError(f"{shown(text)} is no address of mail; give NAME@DOMAIN, or the name of a user here")
+    return text
+
+
+def _smarthost(text: str) -> str:
+    return text if text == SENDMAIL else _host(text)
+
+
+class Quiet(NamedTuple):
+    """For how long nothing may arrive, counted at these times only."""
+
+    seconds: float
+    days: tuple[int, ...]
+    """0 is Monday."""
+    begin: int
+    end: int
+    """Minutes of the day; an end that is not after the begin is of the next day."""
+
+
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_WEEK = {"daily": range(7), "weekdays": range(5), "weekends": range(5, 7)} | {
+    name: (number,) for number, name in enumerate(_DAYS)
+}
+_QUIET = re.compile(r"(\S+)(?:\s+([a-z,-]+))?(?:\s+([0-9]{1,2}):([0-9]{2})-([0-9]{1,2}):([0-9]{2}))?")
+
+
+def _quiet(text: str) -> Quiet:
+    found = _QUIET.fullmatch(text.lower().strip())
+    if not found:
+        raise ValueError
+    if not (seconds := ini.seconds(found[1])):
+        raise ValueError("nothing ever arrives within 0 seconds; give a longer time")
+    begin, end = 0, 24 * 60
+    if found[3]:
+        begin, end = _minute(found[3], found[4]), _minute(found[5], found[6])
+    return Quiet(seconds, _days(found[2] or "daily"), begin, end)
+
+
+def _minute(hours: str, minutes: str) -> int:
+    if int(minutes) > 59 or int(hours) * 60 + int(minutes) > 24 * 60:
+        raise ValueError
+    return int(hours) * 60 + int(minutes)
+
+
+def _days(text: str) -> tuple[int, ...]:
+    days: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if part in _WEEK:
+            days.update(_WEEK[part])
+        elif dash and first in _DAYS and last in _DAYS:
+            number, until = _DAYS.index(first), _DAYS.index(last)
+            days.update((number + step) % 7 for step in range((until - number) % 7 + 1))
+        else:
+            raise ValueError
+    return tuple(sorted(days))
+
+
 Seconds = Annotated[
     float,
     Kind("seconds", "a time in seconds or with a unit (30s, 2m, 1h, 1d)"),
@@ -178,6 +246,22 @@ StreamName = Annotated[
 ]
 Host = Annotated[str, Kind("host", "the name or the address of a host"), from_text(_host)]
 User = Annotated[str, Kind("user name", "the name of a user"), from_text(_user)]
+Addresses = Annotated[
+    tuple[str, ...],
+    Kind("addresses", "addresses of mail, parted by blanks or commas"),
+    from_text(_addresses),
+]
+Address = Annotated[str, Kind("address", "an address of mail"), from_text(_address)]
+Smarthost = Annotated[str, Kind("host", f"the name or the address of a host, or {SENDMAIL}"), from_text(_smarthost)]
+Line = Annotated[str, Kind("text", "one line of text"), from_text(ini.line)]
+Command = Annotated[
+    tuple[str, ...], Kind("command", "a program and its arguments, as in a shell"), from_text(_shell_words)
+]
+QuietTime = Annotated[
+    Quiet,
+    Kind("time and timetable", "a time, then days and hours if not all, such as 2h weekdays 06:00-20:00"),
+    from_text(_quiet),
+]
 Protocol = Annotated[str, Kind("transport", "the name of a transport", BUILT_IN), from_text(_transfer_protocol)]
 Mode = Annotated[Literal["move", "mirror"], Kind("one of", "one of move, mirror", ("move", "mirror"))]
 Checksum = Annotated[
@@ -483,6 +567,89 @@ class Logging(Section):
     )
 
 
+_LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
+
+
+class Email(Section):
+    """Who is told when something is wrong, and how. A stream file may name others than the global file does."""
+
+    recipient: Addresses = Field((), description="Who is told by mail; without any, nobody is.")
+    from_: Address | None = Field(
+        None, alias="from", description="The sender of the mails; without it, our user at this host."
+    )
+    subject: Line = Field("[MiStaMover]", description="What each subject begins with.")
+    smarthost: Smarthost = Field(
+        "localhost",
+        description="The host that takes mail by SMTP; sendmail: hands it to the program sendmail of this host.",
+    )
+    port: Port | None = Field(
+        None,
+        description="The port of the smarthost; without it, 25, or 587 with a username, or 465 with tls = "
+        "implicit.",
+    )
+    tls: Literal["auto", "starttls", "implicit", "none"] = Field(
+        "auto",
+        description="starttls and implicit go on only within TLS, with the certificate verified. auto does so "
+        "where the smarthost offers STARTTLS or a username is set, and speaks in the clear to this host itself, and "
+        "to a smarthost that offers nothing. none always speaks in the clear.",
+    )
+    ca_file: HomePath | None = Field(
+        None, description="The certificates (PEM) that are trusted; without it, those of the system."
+    )
+    username: User | None = Field(None, description="The user to log in to the smarthost as; without it, nobody.")
+    password_file: HomePath | None = Field(
+        None, description="A file with the password in its first line, readable by its owner only."
+    )
+    timeout: Seconds = Field(
+        30.0, gt=0, description="How long the smarthost may take for each answer, and a command for all it does."
+    )
+    threshold: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] | None,
+        Kind("one of", f"one of {', '.join(_LEVELS)}"),
+        from_text(str.upper),
+    ] = Field(
+        None,
+        description="Messages of the log from this level on are mailed too; without it, conditions alone.",
+    )
+    alert_oldest: Seconds | None = Field(
+        86400.0, gt=0, description="A unit that waits in the spool for longer than this is told of."
+    )
+    alert_quiet: QuietTime | None = Field(
+        None,
+        description="It is told when nothing has arrived in the spool for so long: a time, then days and hours if "
+        "only these count, such as 2h weekdays 06:00-20:00 or 1d mon-sat.",
+    )
+    alert_repeat: Seconds = Field(
+        43200.0,
+        ge=60,
+        description="How long until what is still wrong is told again; doubles each time.",
+    )
+    alert_command: Command = Field(
+        (),
+        description="A program that gets each piece of news as a JSON object on its standard input, for pagers and "
+        "chat.",
+    )
+    alert_apprise: HomePath | None = Field(
+        None,
+        description="A configuration file of Apprise, with the URLs of chat services that are told as well; "
+        "readable by its owner only. It needs the Python package apprise.",
+    )
+
+    @property
+    def tells_somebody(self) -> bool:
+        """Whether anybody is told of anything."""
+        return bool(self.recipient or self.alert_command or self.alert_apprise)
+
+    @property
+    def level(self) -> int | None:
+        """From which level messages of the log are mailed, as numbers of ``logging``; None: none."""
+        return None if self.threshold is None else _LEVELS[self.threshold]
+
+    def for_the_postman(self) -> dict[str, Any]:
+        """What it takes to tell somebody, as members of a JSON object; there are no secrets among it."""
+        return self.model_dump(mode="json", by_alias=True, exclude={"threshold", "alert_oldest", "alert_quiet"})
+
+
 class Settings(BaseModel):
     """All options of one stream, with their effective values."""
 
@@ -499,6 +666,7 @@ class Settings(BaseModel):
     ftp: Ftp
     ftps: Ftps
     logging: Logging
+    email: Email
     obsolete: tuple[Key, ...] = ()
     """Options of 0.1.0 that were given and do nothing."""
 
@@ -522,6 +690,7 @@ class ServiceSettings(BaseModel):
     path: Path
     global_: Global = Field(alias="global")
     logging: Logging
+    email: Email
     obsolete: tuple[Key, ...] = ()
     """Options of 0.1.0 that were given and do nothing."""
 
@@ -534,7 +703,9 @@ SECTIONS: dict[str, type[Section]] = {
 PROTOCOLS = tuple(section for section, model in SECTIONS.items() if issubclass(model, LogIn))
 """The sections of protocols, which are named as these are."""
 OPTIONS: dict[Key, FieldInfo] = {
-    (section, option): info for section, model in SECTIONS.items() for option, info in model.model_fields.items()
+    (section, info.alias or option): info
+    for section, model in SECTIONS.items()
+    for option, info in model.model_fields.items()
 }
 
 

@@ -322,7 +322,7 @@ FINDINGS = {
     _stream("lans = 4"): ["6: [outgoing] lans: unknown option; did you mean lanes?"],
     _stream("username = me"): [
         "6: [outgoing] username: unknown option of this section; "
-        "did you mean [sftp], [rsync_ssh], [rsync_native], [ftp] or [ftps] username?"
+        "did you mean [sftp], [rsync_ssh], [rsync_native], [ftp], [ftps] or [email] username?"
     ],
     _stream("user_name = me"): ["6: [outgoing] user_name: unknown option; did you mean [sftp] username?"],
     _stream("[incoming]", "qqq = 1"): ["7: [incoming] qqq: unknown option; this section has stop_file"],
@@ -331,12 +331,12 @@ FINDINGS = {
     ],
     _stream("[gopher]", "cmd = rsync"): [
         "6: [gopher]: unknown section; there are global, data_stream, incoming, outgoing, sftp, rsync_ssh, "
-        "rsync_native, ftp, ftps, logging"
+        "rsync_native, ftp, ftps, logging, email"
     ],
     _stream("", "[Sftp]", "port = 1"): ["7: [Sftp]: unknown section; did you mean [sftp]?"],
     _stream("[DEFAULT]", "lanes = 1"): [
         "6: [DEFAULT]: unknown section; there are global, data_stream, incoming, outgoing, sftp, rsync_ssh, "
-        "rsync_native, ftp, ftps, logging"
+        "rsync_native, ftp, ftps, logging, email"
     ],
     _stream("lanes = 4", "lanes = 5"): ["7: [outgoing] lanes: given twice, first in line 6; keep one of them"],
     _stream("[outgoing]"): ["6: [outgoing]: section given twice, first in line 3; put both together"],

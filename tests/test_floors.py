@@ -70,6 +70,7 @@ FLOORS = {
     "testing.rig": 4.4,
     "testing.contract": 4.6,
     "testing": 4.8,
+    "board": 1.7,
     "aides": 4,
     "supervisor": 5,
     "service": 6,

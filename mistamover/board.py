@@ -1,0 +1,205 @@
+"""The conditions that one process knows of, in a small file of its own, for the postman and for ``alerts list``.
+
+Like a heartbeat it is written in one rename and never fsynced. That it cannot be written stops nobody, and nobody
+who writes it waits for anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mistamover.alert import MOST_LINES, MOST_NAMES, PASSING, Condition, Trouble
+from mistamover.lines import Clock, redacted
+from mistamover.options import Email
+
+FILE = "conditions.json"
+ALERTS = "alerts"
+"""The directory of state_dir that is the postman's, and the service's own conditions'."""
+KEPT = 3600.0
+"""Seconds for which a condition that has ended is kept, so that one that came and went is not missed."""
+PASSES_AFTER = 600.0
+"""Seconds after which what only happens counts as ended."""
+EVERY = 5.0
+"""Seconds between two writes at least, unless something begins or ends."""
+LONGEST = 500
+"""Characters of a line or a reason."""
+
+
+class Board:
+    """What is wrong, as one process sees it."""
+
+    def __init__(self, directory: Path, stream: str, email: Email, now: Callable[[], float] = time.time) -> None:
+        """``directory`` is the owner's own below the state directory; what it held before is taken over.
+
+        ``stream`` is empty for what belongs to the host. ``email`` says who is told, and when.
+        """
+        self._path = directory / FILE
+        self._stream = stream
+        self._email = email
+        self._now = now
+        told = read(self._path)
+        self._open = {one.key: one for one in told.conditions} if told else {}
+        self.arrived = told.arrived if told and told.arrived else now()
+        """When something last arrived."""
+        self._lines: deque[str] = deque(maxlen=MOST_LINES)
+        self._clock = Clock(lambda moment: time.strftime("%Y-%m-%d %H:%M:%S", moment))
+        self._threshold = email.level
+        self._written = 0.0
+        self._is_changed = told is None or told.email != email
+
+    def hold(
+        self,
+        trouble: Trouble,
+        reason: str = "",
+        *,
+        about: str = "",
+        count: int | None = None,
+        names: Iterable[str] = (),
+        tried: str = "",
+        mend: str = "",
+    ) -> None:
+        """Something is wrong, or still so; may be said again and again.
+
+        ``count`` is how many units it is about; None: how often it was said. ``about`` tells conditions of one
+        trouble apart. Texts may hold names of files as they are.
+        """
+        now = self._now()
+        one = Condition(trouble, self._stream, redacted(about))
+        before = self._open.get(one.key)
+        is_new = before is None or not before.is_open
+        counted = 0 if before is None or is_new else before.count
+        condition = replace(
+            one,
+            since=now if before is None or is_new else before.since,
+            last=now,
+            begun=1 if before is None else before.begun + is_new,
+            count=counted + 1 if count is None else count,
+            names=tuple(map(redacted, names))[:MOST_NAMES],
+            reason=_short(reason),
+            tried=_short(tried),
+            mend=_short(mend),
+            lines=tuple(self._lines),
+        )
+        self._open[one.key] = condition
+        self._note_change(is_edge=is_new)
+
+    def end(self, trouble: Trouble, *, about: str = "") -> None:
+        """Something is well again, or was not wrong anyhow."""
+        key = Condition(trouble, self._stream, about).key
+        before = self._open.get(key)
+        if before is not None and before.is_open:
+            self._open[key] = replace(before, ended=max(self._now(), before.since))
+            self._note_change(is_edge=True)
+
+    def holds(self, trouble: Trouble, *, about: str = "") -> Condition | None:
+        """The condition, if it lasts."""
+        one = self._open.get(Condition(trouble, self._stream, about).key)
+        return one if one is not None and one.is_open else None
+
+    def hear(self, level: int, text: str) -> None:
+        """Take note of a line of the log: it may be one that people want to be told of."""
+        line = _short(text)
+        self._lines.append(f"{self._clock.now()} {line}")
+        if self._threshold is None or level < self._threshold:
+            return
+        if not any(one.is_open and one.reason and one.reason in line for one in self._open.values()):
+            before = self.holds(Trouble.LOG)
+            self.hold(Trouble.LOG, line, count=before.count + 1 if before else 1)
+
+    def note_arrival(self, moment: float) -> None:
+        """Something arrived then."""
+        if moment > self.arrived:
+            self.arrived = moment
+            self._is_changed = True
+
+    def look(self) -> None:
+        """Write what is due; costs nothing where nothing has changed."""
+        now = self._now()
+        for key, one in list(self._open.items()):
+            if one.is_open and one.trouble in PASSING and not one.last > now - PASSES_AFTER:
+                self._open[key] = replace(one, ended=max(one.last, one.since))
+                self._is_changed = True
+            elif one.ended and not now - KEPT < one.ended:
+                del self._open[key]
+                self._is_changed = True
+        if self._is_changed and not 0 <= now - self._written < EVERY:
+            self._write()
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        if self._is_changed:
+            self._write()
+
+    def _note_change(self, *, is_edge: bool) -> None:
+        self._is_changed = True
+        if is_edge:
+            self._write()
+        else:
+            self.look()
+
+    def _write(self) -> None:
+        self._written = self._now()
+        new = self._path.with_name(f"{FILE}.new")
+        told = {
+            "email": self._email.for_the_postman(),
+            "arrived": self.arrived,
+            "conditions": [_members(one) for one in self._open.values()],
+        }
+        with suppress(OSError):  # a full disk is told of by the ledger
+            self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            new.write_text(json.dumps(told))
+            os.replace(new, self._path)
+            self._is_changed = False
+
+
+class Told(NamedTuple):
+    """What a board says."""
+
+    email: Email
+    arrived: float
+    conditions: tuple[Condition, ...]
+
+
+def read(path: Path) -> Told | None:
+    """What a board says; None where there is none, or nobody can read it."""
+    try:
+        content = json.loads(path.read_bytes())
+        conditions = tuple(filter(None, map(_condition, content["conditions"])))
+        return Told(Email.model_validate(content["email"]), float(content["arrived"]), conditions)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def read_all(state_dir: Path) -> Iterator[Told]:
+    """What all boards of a state directory say."""
+    for path in sorted(state_dir.glob(f"*/{FILE}")):
+        if (told := read(path)) is not None:
+            yield told
+
+
+def _members(condition: Condition) -> dict[str, Any]:
+    return asdict(condition) | {"trouble": condition.trouble.name}
+
+
+def _condition(members: dict[str, Any]) -> Condition | None:
+    """A condition as it was written; None where another version wrote of a trouble that is unknown here."""
+    trouble = Trouble.__members__.get(str(members.get("trouble")))
+    if trouble is None:
+        return None
+    known = {one.name for one in fields(Condition)} - {"trouble"}
+    values = {name: value for name, value in members.items() if name in known}
+    lists = {name: tuple(map(str, value)) for name, value in values.items() if isinstance(value, list)}
+    return Condition(trouble, **values | lists)
+
+
+def _short(text: str) -> str:
+    text = redacted(text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
