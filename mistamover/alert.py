@@ -186,7 +186,7 @@ def gate(
     for key, told in memory.told.items():
         if key not in current and told.condition.is_open:
             current[key] = replace(told.condition, ended=now - rules.gather)
-    told_of = {key: replace(told, at=min(told.at, now)) for key, told in memory.told.items()}
+    told_of = {key: _as_of(told, current.get(key), now) for key, told in memory.told.items()}
     due = [one for key, one in current.items() if _due(one, told_of.get(key), now, rules, acks) <= now]
     sent = tuple(moment for moment in memory.sent if now - HOUR < moment <= now)
     if not due:
@@ -199,6 +199,14 @@ def gate(
     news = tuple(_news(one, told_of.get(one.key)) for one in sorted(ready, key=_rank))
     told_of |= {one.condition.key: _told(one, told_of.get(one.condition.key), now) for one in news}
     return Letter(news, len(memory.held)), Memory(_kept(told_of, current, now), (*sent, now))
+
+
+def _as_of(told: Told, condition: Condition | None, now: float) -> Told:
+    """What was told, with the clock as it is set now, and with no more than there is still."""
+    before = told.condition
+    if condition is not None and condition.since == before.since and condition.count < before.count:
+        before = replace(before, count=condition.count)
+    return replace(told, condition=before, at=min(told.at, now))
 
 
 def _rank(condition: Condition) -> tuple[bool, str, float]:

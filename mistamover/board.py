@@ -6,7 +6,6 @@ who writes it waits for anything else.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import deque
@@ -21,6 +20,9 @@ from mistamover.lines import Clock, redacted
 from mistamover.options import Email
 
 FILE = "conditions.json"
+OF_SERVICE = "conditions-of-service.json"
+"""Where the supervisor writes what it knows of a stream."""
+PATTERN = "conditions*.json"
 ALERTS = "alerts"
 """The directory of state_dir that is the postman's, and the service's own conditions'."""
 KEPT = 3600.0
@@ -36,14 +38,22 @@ LONGEST = 500
 class Board:
     """What is wrong, as one process sees it."""
 
-    def __init__(self, directory: Path, stream: str, email: Email, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        stream: str,
+        email: Email,
+        now: Callable[[], float] = time.time,
+        *,
+        file: str = FILE,
+    ) -> None:
         """``directory`` is the owner's own below the state directory; what it held before is taken over.
 
         ``stream`` is empty for what belongs to the host. ``email`` says who is told, and when.
         """
-        self._path = directory / FILE
+        self._path = directory / file
         self._stream = stream
-        self._email = email
+        self.email = email
         self._now = now
         told = read(self._path)
         self._open = {one.key: one for one in told.conditions} if told else {}
@@ -53,7 +63,9 @@ class Board:
         self._clock = Clock(lambda moment: time.strftime("%Y-%m-%d %H:%M:%S", moment))
         self._threshold = email.level
         self._written = 0.0
-        self._is_changed = told is None or told.email != email
+        self._is_changed = email.alert_quiet is not None or (
+            told is not None and told.email.for_the_postman() != email.for_the_postman()
+        )
 
     def hold(
         self,
@@ -104,6 +116,10 @@ class Board:
         one = self._open.get(Condition(trouble, self._stream, about).key)
         return one if one is not None and one.is_open else None
 
+    def abouts(self, trouble: Trouble) -> list[str]:
+        """What the conditions of this trouble that last are about."""
+        return [one.about for one in self._open.values() if one.is_open and one.trouble is trouble]
+
     def hear(self, level: int, text: str) -> None:
         """Take note of a line of the log: it may be one that people want to be told of."""
         line = _short(text)
@@ -146,18 +162,27 @@ class Board:
             self.look()
 
     def _write(self) -> None:
+        import json  # only where something is wrong, or was
+
         self._written = self._now()
-        new = self._path.with_name(f"{FILE}.new")
+        new = self._path.with_name(f"{self._path.name}.new")
         told = {
-            "email": self._email.for_the_postman(),
+            "email": self.email.for_the_postman(),
             "arrived": self.arrived,
-            "conditions": [_members(one) for one in self._open.values()],
+            "conditions": [members(one) for one in self._open.values()],
         }
         with suppress(OSError):  # a full disk is told of by the ledger
             self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             new.write_text(json.dumps(told))
             os.replace(new, self._path)
             self._is_changed = False
+
+
+def withdraw(directory: Path) -> None:
+    """Nobody has anything to do any more with what was wrong there."""
+    for path in directory.glob(PATTERN):
+        with suppress(OSError):
+            path.unlink()
 
 
 class Told(NamedTuple):
@@ -170,32 +195,44 @@ class Told(NamedTuple):
 
 def read(path: Path) -> Told | None:
     """What a board says; None where there is none, or nobody can read it."""
+    if not path.exists():
+        return None
+    import json
+
     try:
         content = json.loads(path.read_bytes())
-        conditions = tuple(filter(None, map(_condition, content["conditions"])))
+        conditions = tuple(filter(None, map(condition, content["conditions"])))
         return Told(Email.model_validate(content["email"]), float(content["arrived"]), conditions)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def read_all(state_dir: Path) -> Iterator[Told]:
-    """What all boards of a state directory say."""
-    for path in sorted(state_dir.glob(f"*/{FILE}")):
-        if (told := read(path)) is not None:
+def read_all(state_dir: Path, *, only_ours: bool = False) -> Iterator[Told]:
+    """What all boards of a state directory say; ``only_ours``: without those of other users, but for root."""
+    for path in sorted(state_dir.glob(f"*/{PATTERN}")):
+        if (not only_ours or _is_ours(path)) and (told := read(path)) is not None:
             yield told
 
 
-def _members(condition: Condition) -> dict[str, Any]:
+def _is_ours(path: Path) -> bool:
+    """Whether it may say which commands we run."""
+    with suppress(OSError):
+        return path.stat().st_uid in (0, os.geteuid())
+    return False
+
+
+def members(condition: Condition) -> dict[str, Any]:
+    """A condition as members of a JSON object."""
     return asdict(condition) | {"trouble": condition.trouble.name}
 
 
-def _condition(members: dict[str, Any]) -> Condition | None:
+def condition(written: dict[str, Any]) -> Condition | None:
     """A condition as it was written; None where another version wrote of a trouble that is unknown here."""
-    trouble = Trouble.__members__.get(str(members.get("trouble")))
+    trouble = Trouble.__members__.get(str(written.get("trouble")))
     if trouble is None:
         return None
     known = {one.name for one in fields(Condition)} - {"trouble"}
-    values = {name: value for name, value in members.items() if name in known}
+    values = {name: value for name, value in written.items() if name in known}
     lists = {name: tuple(map(str, value)) for name, value in values.items() if isinstance(value, list)}
     return Condition(trouble, **values | lists)
 

@@ -13,7 +13,7 @@ from math import ceil, inf
 from typing import NamedTuple
 from weakref import finalize
 
-from mistamover.errors import Exit, MistamoverError
+from mistamover.errors import Exit, MistamoverError, UnitError
 from mistamover.unit import Unit
 
 BREATH = 0.8
@@ -49,6 +49,8 @@ class Event(NamedTuple):
     unit: Unit | None = None
     seconds: float = 0.0
     """Of a delivery: since its batch was begun."""
+    error: UnitError | None = None
+    """What went wrong with the unit just now."""
 
 
 Report = Callable[[Event], None]
@@ -70,6 +72,12 @@ class Summary:
     """Of the units that are not delivered, as far as it has looked: on their way, settling, or failed before."""
     oldest: float = 0.0
     """The time of the oldest that this pass found of them, in seconds since the epoch; 0 where there is none."""
+    waits_since: float = 0.0
+    """When the one that waits longest came to be as it is, whatever its own time says; seconds since the epoch."""
+    waits_longest: str = ""
+    """Its path."""
+    newest: float = 0.0
+    """When the last of all units that it found came to be as it is."""
     next_try: float = 0.0
     """When the first unit that failed is tried again, in seconds since the epoch; 0 where none waits for that."""
     delivered_bytes: int = 0
@@ -96,13 +104,17 @@ class Summary:
         self.waiting_bytes += unit.size
         age = unit.identity.mtime_ns / 1e9
         self.oldest = min(self.oldest, age) if self.oldest else age
+        since = unit.identity.ctime_ns / 1e9
+        self.newest = max(self.newest, since)
+        if not self.waits_since or since < self.waits_since:
+            self.waits_since, self.waits_longest = since, unit.path
 
     def note_settled(self, unit: Unit) -> None:
         """One less: it was delivered, set aside, or is gone."""
         self.waiting -= 1
         self.waiting_bytes -= unit.size
         if not self.waiting:
-            self.oldest = 0.0
+            self.oldest = self.waits_since = 0.0
 
     def note_next_try(self, moment: float) -> None:
         """A unit waits for that."""

@@ -99,6 +99,8 @@ class BaseLog:
         level = logging.getLevelName(section.log_level)
         self.console = Console(Text(stream) if _is_read_by_a_person() else FORMS[section.format](stream))
         self.console.setLevel(NEVER if detached else level if console is None else console)
+        self.listener: Callable[[int, str], object] | None = None
+        """Is told each line that is not about the delivery of a single unit, and its level."""
         self._detached = detached
         self._file: LogFile | None = None
         if (place := section.base_log_dir or directory) is not None:
@@ -148,22 +150,30 @@ class BaseLog:
     def flush(self) -> None:
         """Write what was held back."""
 
-    def tell(self, level: int, text: str) -> None:
-        """Write a line of this importance."""
+    def tell(self, level: int, text: str, *, is_heard: bool = True) -> None:
+        """Write a line of this importance; where it is not to be heard, the listener is not told."""
         self.flush()
         if level >= self.console.level:
             self.console.say(self.console.form.line(level, text))
-        self._to_file(level, text)
+        if is_heard:
+            self._note_down(level, text)
+        else:
+            self._to_file(level, text)
 
     def note(self, level: int, text: str) -> None:
         """Write a line to the file alone: the person at the console is told in another way."""
         self.flush()
-        self._to_file(level, text)
+        self._note_down(level, text)
 
     def fault(self, text: str) -> None:
         """Write the exception that is being handled to the file, with its traceback."""
         self.flush()
-        self._to_file(logging.ERROR, text, traceback.format_exc())
+        self._note_down(logging.ERROR, text, traceback.format_exc())
+
+    def _note_down(self, level: int, text: str, trace: str = "") -> None:
+        if self.listener is not None:
+            self.listener(level, text)
+        self._to_file(level, text, trace)
 
     def _to_file(self, level: int, text: str, trace: str = "") -> None:
         if self._file is not None and level >= self._file.level:

@@ -590,8 +590,8 @@ class Email(Section):
     tls: Literal["auto", "starttls", "implicit", "none"] = Field(
         "auto",
         description="starttls and implicit go on only within TLS, with the certificate verified. auto does so "
-        "where the smarthost offers STARTTLS or a username is set, and speaks in the clear to this host itself, and "
-        "to a smarthost that offers nothing. none always speaks in the clear.",
+        "where the smarthost offers STARTTLS or a username is set, and speaks in the clear to this host itself "
+        "and to a smarthost that offers nothing. none always speaks in the clear.",
     )
     ca_file: HomePath | None = Field(
         None, description="The certificates (PEM) that are trusted; without it, those of the system."
@@ -626,8 +626,8 @@ class Email(Section):
     )
     alert_command: Command = Field(
         (),
-        description="A program that gets each piece of news as a JSON object on its standard input, for pagers and "
-        "chat.",
+        description="A program that gets the news on its standard input, a JSON object on each line: for pagers "
+        "and chat.",
     )
     alert_apprise: HomePath | None = Field(
         None,

@@ -20,8 +20,10 @@ from logging import ERROR, INFO
 from pathlib import Path
 from typing import IO, Any
 
-from mistamover import fs, heartbeat
+from mistamover import fs, heartbeat, post
 from mistamover.aides import Aide, Known
+from mistamover.board import Board
+from mistamover.concerns import Concerns
 from mistamover.errors import ConfigError, Exit, Held, MistamoverError
 from mistamover.events import Stop
 from mistamover.heartbeat import Service
@@ -322,7 +324,7 @@ def _load_ahead() -> None:
 
 Assist = Callable[[Known, BaseLog, Callable[[], None]], object]
 """What an aide does until TERM ends its process; the callable is its sign of life."""
-AIDES: dict[str, tuple[Assist, Callable[[Known], bool]]] = {}
+AIDES: dict[str, tuple[Assist, Callable[[Known], bool]]] = {"postman": (post.serve, post.is_wanted)}
 """What the service does beside its streams, by names that are those of logs too, and whether it is wanted."""
 
 
@@ -368,7 +370,17 @@ def _work(places: Places, main: MainLog, to_console: bool, settings: Settings, a
         try:
             hang_timeout = settings.global_.hang_timeout
             pulse = Pulse(state_directory(settings))
-            worker = Worker(settings, log, stop=stop, alive=alive, hang_timeout=hang_timeout, pulse=pulse)
+            board = Board(state_directory(settings), settings.name, settings.email)
+            log.listener = board.hear
+            worker = Worker(
+                settings,
+                log,
+                stop=stop,
+                alive=alive,
+                hang_timeout=hang_timeout,
+                pulse=pulse,
+                concerns=Concerns(board, settings),
+            )
             summary = worker.run(once=False)
         except MistamoverError as error:
             log.tell(ERROR, str(error))

@@ -610,14 +610,14 @@ class Stream:
         if error.fault is Fault.UNIT and is_spent:
             self.summary.note_settled(unit)
             reason = str(error) if not error.retry else f"{error} (failed {attempts} times)"
-            self._set_aside(unit, self._ledger.quarantine(unit, attempts, reason, now), reason)
+            self._set_aside(unit, self._ledger.quarantine(unit, attempts, reason, now), reason, error)
             return
         next_try = now + next_wait(attempts, outgoing.retry_interval, random.random())  # noqa: S311
         self._ledger.wait(unit, attempts, next_try, str(error), now)
         self.summary.note_next_try(next_try)
-        self._tell(Event(Kind.WAITING, unit.path, f"{error}; next try {when(next_try)}", unit))
+        self._tell(Event(Kind.WAITING, unit.path, f"{error}; next try {when(next_try)}", unit, error=error))
 
-    def _set_aside(self, unit: Unit, record: int, reason: str) -> None:
+    def _set_aside(self, unit: Unit, record: int, reason: str, why: UnitError | None = None) -> None:
         try:
             self._spool.quarantine(unit, record, reason)
         except SourceGone:
@@ -627,7 +627,7 @@ class Stream:
             reason = f"{reason}; and {error}"
         else:
             self._emptied.add(unit.path.rpartition("/")[0])
-        self._tell(Event(Kind.QUARANTINED, unit.path, reason, unit))
+        self._tell(Event(Kind.QUARANTINED, unit.path, reason, unit, error=why))
 
     def _prune(self) -> None:
         if self._emptied and not self._mirror:

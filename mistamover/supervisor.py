@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import shlex
 import signal
 import struct
 import time
@@ -21,6 +22,8 @@ from typing import NamedTuple
 
 from mistamover import __version__, config, heartbeat
 from mistamover.aides import Aide, Aides, Known
+from mistamover.alert import Trouble
+from mistamover.board import ALERTS, OF_SERVICE, Board, withdraw
 from mistamover.errors import ConfigError, Exit
 from mistamover.heartbeat import Heartbeat, Service, Standing, State
 from mistamover.lines import hide_secrets, redacted, shown
@@ -180,7 +183,11 @@ class Supervisor:
         self.settings = settings
         self.children: dict[Path, Child] = {}
         self._aides = Aides(aides, log)
+        self._board = Board(settings.global_.state_dir / ALERTS, "", settings.email)
+        self._boards: dict[Path, Board] = {}
+        """Of what we know of single streams, by their files."""
         self._log = log
+        log.listener = self._board.hear
         self._work = work
         self._pid = os.getpid()
         self._since = time.time()
@@ -260,6 +267,7 @@ class Supervisor:
             self.settings = new
         except ConfigError as error:
             self._note_findings(error)
+        self._board.email = self.settings.email
         for child in self.children.values():
             child.deaths.clear()
             if child.life in (Life.RESTS, Life.DOWN):
@@ -365,7 +373,13 @@ class Supervisor:
             self._log.tell(INFO, f"{shown(child.name)}: its file is gone; ends after its batch")
             self._ask_to_end(child, signal.SIGHUP)
         else:
-            del self.children[child.path]
+            self._forget(child)
+
+    def _forget(self, child: Child) -> None:
+        del self.children[child.path]
+        self._boards.pop(child.path, None)
+        if child.is_gone and not any(other.name == child.name for other in self.children.values()):
+            withdraw(self.settings.global_.state_dir / child.name)
 
     # -- workers ---------------------------------------------------------------------------------------------
 
@@ -374,7 +388,7 @@ class Supervisor:
         if child.pid:
             self._watch_over(child, now)
         elif self._is_ending or child.is_gone:
-            del self.children[child.path]
+            self._forget(child)
         elif child.life is Life.DOWN and now >= child.next_start:
             self._start(child, now)
 
@@ -444,6 +458,8 @@ class Supervisor:
         self._log.tell(ERROR, f"{shown(child.name)}: its worker {why}; it is killed")
         child.life = Life.KILLED
         child.stand(state, f"its worker {why}")
+        if state is State.HUNG and (board := self._board_of(child)):
+            board.hold(Trouble.HUNG, child.why, tried="it is killed, and another one started")
         os.kill(child.pid, signal.SIGKILL)
 
     def _reap(self, now: float) -> None:
@@ -510,10 +526,53 @@ class Supervisor:
         """Write down how things stand, where that has changed, and give the service manager a sign of life."""
         if self._watchdog:
             notify("WATCHDOG=1")
+        for board in (self._board, *self._boards.values()):
+            board.look()
         told = self._service()
+        if told != self._told:
+            self._note_conditions()
         if told != self._told and heartbeat.write(self.settings.global_.state_dir, heartbeat.SERVICE, told):
             self._told = told
             notify(f"STATUS={_in_a_word(told)}")
+
+    def _note_conditions(self) -> None:
+        """Have people told of what is wrong, and that it is well again."""
+        broken = {str(one.path): one.findings for one in self.children.values() if one.findings and not one.is_gone}
+        if self._findings:
+            broken[str(self.settings.path)] = self._findings
+        for about in self._board.abouts(Trouble.CONFIG):
+            if about not in broken:
+                self._board.end(Trouble.CONFIG, about=about)
+        for about, findings in broken.items():
+            more = f", and {len(findings) - 1:,} more" if len(findings) > 1 else ""
+            tried = "the earlier configuration goes on, where there was one"
+            mend = (
+                f"mistamover check {shlex.quote(about)}"
+                if about != str(self.settings.path)
+                else "mistamover reload"
+            )
+            self._board.hold(Trouble.CONFIG, f"{findings[0]}{more}", about=about, count=1, tried=tried, mend=mend)
+        for child in self.children.values():
+            self._note_fatal(child)
+
+    def _note_fatal(self, child: Child) -> None:
+        if child.state not in (State.FATAL, None) or (board := self._board_of(child)) is None:
+            return
+        if child.state is None:
+            board.end(Trouble.FATAL)
+        else:
+            tried, mend = "it was started again and again", "mend it, then: mistamover reload"
+            board.hold(Trouble.FATAL, child.why, count=len(child.deaths), tried=tried, mend=mend)
+
+    def _board_of(self, child: Child) -> Board | None:
+        """Where we note what is wrong with a stream; None where its file could never be read."""
+        if child.settings is None:
+            return None
+        known, email = self._boards.get(child.path), child.settings.email
+        if known is None or known.email != email:
+            place = self.settings.global_.state_dir / child.settings.name
+            known = self._boards[child.path] = Board(place, child.settings.name, email, file=OF_SERVICE)
+        return known
 
     def _service(self) -> Service:
         longest = max(map(self._stop_timeout, self.children.values()), default=0.0)

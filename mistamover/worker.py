@@ -26,6 +26,7 @@ from mistamover.unit import Ignored, Unit, next_wait, unit_id
 from mistamover.watch import Watch
 
 if TYPE_CHECKING:
+    from mistamover.concerns import Concerns
     from mistamover.pulse import Pulse
 
 REST_AFTER = 60.0
@@ -86,6 +87,7 @@ class Worker:
         alive: Callable[[], None] = nothing,
         hang_timeout: float = inf,
         pulse: Pulse | None = None,
+        concerns: Concerns | None = None,
     ) -> None:
         """``alive`` and ``hang_timeout``: see :class:`~mistamover.stream.Stream`."""
         self.settings = settings
@@ -93,6 +95,7 @@ class Worker:
         self._breath = max(BREATH, min(hang_timeout / 4, LONGEST_BREATH))
         """Seconds between two signs of life while nothing is to be done: each of them costs."""
         self._pulse = pulse
+        self._concerns = concerns
         self._quarantined = -1
         """Units that are set aside; below 0 where nobody has counted."""
         self._hang_timeout = hang_timeout
@@ -137,6 +140,8 @@ class Worker:
             self._news.is_endless = not once
             self._once() if once else self._poll()
         except MistamoverError as error:
+            if self._concerns is not None and isinstance(error, SpoolError | LedgerError):
+                self._concerns.near(str(error))
             self.log.note(ERROR, str(error))
             raise
         except Exception:
@@ -211,11 +216,13 @@ class Worker:
         self._news.turn(is_whole=summary.error is None and not summary.is_paused)
         self._note_pause(summary)
         self._tell_pass(summary, patient=patient)
-        if self._pulse is not None:
+        if self._pulse is not None or self._concerns is not None:
             self._trouble = ""
             if self._quarantined < 0 or summary.counts[Kind.QUARANTINED] or summary.counts[Kind.DELIVERED]:
                 self._quarantined = stream.quarantined()
             self._beat()
+        if self._concerns is not None:
+            self._concerns.turn(summary, self._quarantined)
         return summary
 
     def _tell_untold(self) -> None:
@@ -259,14 +266,18 @@ class Worker:
                 self.log.tell(INFO, self.outcome(summary))
 
     def _tell_trouble(self, text: str) -> None:
+        if self._concerns is not None:
+            self._concerns.near(text)
         if text != self._trouble:
             self._trouble = text
             self.log.tell(ERROR, f"{text}; trying again")
         self._beat()
 
     def _beat(self) -> None:
-        """Have the heartbeat say how things stand."""
+        """Have the heartbeat say how things stand, and look for what is wrong."""
         stream = self._stream
+        if self._concerns is not None and stream is not None:
+            self._concerns.beat(stream.summary)
         if self._pulse is None:
             return
         from mistamover.pulse import condition  # the service's alone
@@ -360,6 +371,8 @@ class Worker:
 
     def _write_down(self, event: Event) -> bool:
         """Log an event, unless it was told before and is still so."""
+        if self._concerns is not None:
+            self._concerns.hear(event)
         if event.kind is Kind.SKIPPED:
             if self._is_ignored(event.path.rpartition("/")[2]):
                 self.skipped["ignored by name"] += 1  # as configured, and maybe many: counted, not listed

@@ -213,7 +213,7 @@ def test_each_file_has_its_worker_and_all_end(installation: Installation) -> Non
     installation.add("ds_b")
     installation.start(lives)
     until(lambda: installation.is_up("a") and installation.is_up("b"))
-    assert (installation.top / "ready").exists()
+    until(lambda: (installation.top / "ready").exists())
     workers = [one.pid for one in installation.service().streams.values()]
     installation.send(signal.SIGTERM)
     assert installation.wait() == 0

@@ -26,6 +26,7 @@ _COMMANDS = {
     "status": ("status:status", "Show what the service and its streams do."),
     "pause": ("pause:pause", "Pause a stream."),
     "resume": ("pause:resume", "Have a paused stream go on."),
+    "alerts": ("alerts:alerts", "Show what is wrong and who is told; silence it; send a test mail."),
     "completion": ("completion:completion", "Print the script that completes commands in a shell."),
 }
 

@@ -36,7 +36,7 @@ def pause(settings: ServiceSettings, *, name: str, reason: str) -> int:
     from mistamover.lines import one_line, shown
 
     path = _stop_file(settings, name)
-    said = f"paused by {_user()} at {time.strftime('%Y-%m-%d %H:%M:%S')}: {reason or 'no reason'}"
+    said = f"paused by {user()} at {time.strftime('%Y-%m-%d %H:%M:%S')}: {reason or 'no reason'}"
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
@@ -54,7 +54,8 @@ def pause(settings: ServiceSettings, *, name: str, reason: str) -> int:
     return Exit.DONE
 
 
-def _user() -> str:
+def user() -> str:
+    """Who is at the command line."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # containers know numbers that have no name

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -11,11 +14,14 @@ from mistamover.cli.common import leave, say_last, shell_word, stream_command
 from mistamover.cli.help import Command
 
 if TYPE_CHECKING:
+    from mistamover.concerns import Concerns
     from mistamover.events import Stop, Summary
     from mistamover.log import Log
     from mistamover.options import Settings
     from mistamover.worker import Worker
 
+FINISH_WITHIN = 5.0
+"""Seconds at most in which a single pass tells people what is wrong; what is left waits for the next one."""
 REASONS = 3
 """For which things were skipped, named in the last line."""
 
@@ -71,11 +77,14 @@ def run(
 
     stop = Stop()
     stop_on_signals(stop)
-    with Log(settings, _console_level(verbose=verbose, quiet=quiet), debug=debug) as log:
+    with (
+        Log(settings, _console_level(verbose=verbose, quiet=quiet), debug=debug) as log,
+        _alerting(settings, log, once=once) as concerns,
+    ):
         if as_json:
-            summary = _with_json(settings, log, stop, once=once, now=now, verbose=verbose)
+            summary = _with_json(settings, log, stop, concerns, once=once, now=now, verbose=verbose)
         else:
-            worker = Worker(settings, log, stop=stop, now=now)
+            worker = Worker(settings, log, stop=stop, now=now, concerns=concerns)
             summary = worker.run(once=once) if quiet else _with_display(worker, once=once)
             if not quiet:
                 say_last(_last_line(worker))
@@ -99,12 +108,36 @@ def _console_level(*, verbose: bool, quiet: bool) -> int | None:
     return logging.WARNING if quiet else None
 
 
-def _with_json(settings: Settings, log: Log, stop: Stop, *, once: bool, now: bool, verbose: bool) -> Summary:
+@contextmanager
+def _alerting(settings: Settings, log: Log, *, once: bool) -> Iterator[Concerns]:
+    """Note what is wrong, and tell people of it where they want to know and no service does so."""
+    from mistamover.board import Board
+    from mistamover.concerns import Concerns
+    from mistamover.stream import state_directory
+
+    board = Board(state_directory(settings), settings.name, settings.email)
+    log.listener = board.hear
+    helper = None
+    if settings.email.tells_somebody:
+        from mistamover.post import Helper
+
+        helper = Helper(settings.global_.state_dir, partial(log.tell, is_heard=False))
+    try:
+        yield Concerns(board, settings)
+    finally:
+        board.close()
+        if helper is not None and once:
+            helper.finish(FINISH_WITHIN)
+
+
+def _with_json(
+    settings: Settings, log: Log, stop: Stop, concerns: Concerns, *, once: bool, now: bool, verbose: bool
+) -> Summary:
     from mistamover.cli.jsonl import Lines
     from mistamover.worker import Worker
 
     with Lines(settings, verbose=verbose) as lines:
-        worker = Worker(settings, log, lines.event, stop, now=now)
+        worker = Worker(settings, log, lines.event, stop, now=now, concerns=concerns)
         summary = worker.run(once=once)
         lines.summary(summary)
     return summary
