@@ -58,6 +58,10 @@ PASSING = frozenset({Trouble.LOG, Trouble.HUNG, Trouble.TEST})
 """Which only happen: that it happens no more is no news."""
 
 
+NEED_A_PERSON = frozenset({Trouble.VERIFY, Trouble.STUCK, Trouble.QUIET, Trouble.RECEIPT})
+"""Which make a stream stand out, though its worker is well."""
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """Something that is or was wrong."""

@@ -207,6 +207,12 @@ def read(path: Path) -> Told | None:
         return None
 
 
+def read_conditions(directory: Path) -> tuple[Condition, ...]:
+    """What lasts, by the boards in the directory of a stream."""
+    found = map(read, (directory / FILE, directory / OF_SERVICE))
+    return tuple(one for told in found if told for one in told.conditions if one.is_open)
+
+
 def read_all(state_dir: Path, *, only_ours: bool = False) -> Iterator[Told]:
     """What all boards of a state directory say; ``only_ours``: without those of other users, but for root."""
     for path in sorted(state_dir.glob(f"*/{PATTERN}")):

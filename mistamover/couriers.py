@@ -12,6 +12,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from email import message_from_string
 from email.policy import SMTP
 from pathlib import Path
@@ -60,14 +61,35 @@ def _mail(email: Email, load: str) -> str:
 def _by_smtp(email: Email, load: str) -> str:
     password = _password(email)
     context = ssl.create_default_context(cafile=email.ca_file)
-    with _connected(email, context) as client:
+    client = _connected(email, context)
+    try:
         client.ehlo_or_helo_if_needed()
         if _wants_starttls(email, offers=client.has_extn("starttls")):
             client.starttls(context=context)
             client.ehlo()
         if email.username is not None:
-            client.login(email.username, password)
-        return _handed_over(client, email, load)
+            _log_in(client, email.username, password)
+        answer = _handed_over(client, email, load)
+        with suppress(OSError, smtplib.SMTPException):  # it has the mail: no matter how we part
+            client.quit()
+        return answer
+    finally:
+        client.close()
+
+
+def _log_in(client: smtplib.SMTP, username: str, password: str) -> None:
+    """Log in by one mechanism: ``login`` of the library tries a refused password by each, which locks accounts."""
+    client.user, client.password = username, password
+    offered = client.esmtp_features.get("auth", "").upper().split()
+    for mechanism, answer in (
+        ("PLAIN", client.auth_plain),
+        ("LOGIN", client.auth_login),
+        ("CRAM-MD5", client.auth_cram_md5),
+    ):
+        if mechanism in offered:
+            client.auth(mechanism, answer)
+            return
+    raise smtplib.SMTPNotSupportedError("AUTH")
 
 
 def _password(email: Email) -> str:
@@ -163,6 +185,8 @@ def _refusal(error: smtplib.SMTPException, email: Email, where: str) -> NotCarri
         is_final = all(code >= 500 for code, _ in error.recipients.values())
         what = f"{where}: refuses every recipient: {_refusals(error.recipients)}"
         return NotCarried(f"{what}; see [email] recipient, and whether it relays for us", needs_a_person=is_final)
+    if isinstance(error, smtplib.SMTPServerDisconnected) and isinstance(error.__context__, TimeoutError):
+        return explained(error.__context__, email)
     if isinstance(error, smtplib.SMTPServerDisconnected):
         return NotCarried(f"{where}: ended the connection in the middle")
     if isinstance(error, smtplib.SMTPNotSupportedError):

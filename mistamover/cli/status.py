@@ -17,6 +17,7 @@ from mistamover.cli.help import Command
 from mistamover.errors import Exit
 
 if TYPE_CHECKING:
+    from mistamover.alert import Condition
     from mistamover.heartbeat import Heartbeat, Service, Standing, State
     from mistamover.options import ServiceSettings
 
@@ -34,13 +35,17 @@ class Row(NamedTuple):
     why: str
     told: Heartbeat
     standing: Standing
+    conditions: tuple[Condition, ...] = ()
+    """What is wrong that the state does not say."""
 
     @property
     def needs_a_person(self) -> bool:
         """Whether it stands out."""
+        from mistamover.alert import NEED_A_PERSON
         from mistamover.heartbeat import NEEDS_A_PERSON
 
-        return self.state in NEEDS_A_PERSON or bool(self.standing.findings or self.told.quarantined)
+        is_told = any(one.trouble in NEED_A_PERSON for one in self.conditions)
+        return self.state in NEEDS_A_PERSON or bool(self.standing.findings or self.told.quarantined) or is_told
 
 
 @click.command(cls=Command, short_help="Show what the service and its streams do.")
@@ -91,13 +96,15 @@ def _show(state_dir: Path, name: str | None, *, as_json: bool) -> int:
 
 def read(state_dir: Path, service: Service) -> list[Row]:
     """What is known of each stream of the service, by name."""
+    from mistamover.board import read_conditions
     from mistamover.heartbeat import read_heartbeat
     from mistamover.supervisor import state_of
 
     rows = []
     for name, standing in sorted(service.streams.items()):
         told = read_heartbeat(state_dir / name)
-        rows.append(Row(name, *state_of(standing, told, time.time()), told, standing))
+        conditions = read_conditions(state_dir / name)
+        rows.append(Row(name, *state_of(standing, told, time.time()), told, standing, conditions))
     return rows
 
 
@@ -169,6 +176,9 @@ def _reasons(row: Row) -> Iterator[str]:
     elif row.told.last_error and (row.told.failed or row.told.quarantined):
         yield f"last: {row.told.last_error}"
     yield from row.standing.findings if row.why not in row.standing.findings else ()
+    for one in row.conditions:
+        if one.reason != row.why:
+            yield f"{one.trouble.value}: {one.reason}"
     if row.told.quarantined:
         yield f"mistamover quarantine list {shell_word(Path(row.standing.path))}"
 
@@ -201,4 +211,5 @@ def _members(row: Row) -> dict[str, Any]:
         "file": row.standing.path,
         "findings": row.standing.findings,
         "deaths": row.standing.deaths,
+        "conditions": [one.trouble.word for one in row.conditions],
     }
