@@ -30,10 +30,11 @@ format: $(VENV)/.dev ## bring the code into its form
 	@$(BIN)/ruff check --fix --exit-zero .
 	@$(BIN)/ruff format .
 
-docs: $(VENV)/.run ## write the samples in conf/ and docs/configuration.rst anew from the table of options
+docs: $(VENV)/.run ## write the samples in conf/ and what docs/ has from the program anew
 	@$(BIN)/python -m mistamover.describe sample-global >conf/global.ini.new && mv conf/global.ini.new conf/global.ini
 	@$(BIN)/python -m mistamover.describe sample-stream >conf/stream.ini.new && mv conf/stream.ini.new conf/stream.ini
 	@$(BIN)/python -m mistamover.describe reference >docs/configuration.rst.new && mv docs/configuration.rst.new docs/configuration.rst
+	@$(BIN)/python -m tests.mails
 
 bench: $(VENV)/.run ## time MiStaMover against its peers; as root (ARGS="--sets small --runs 1")
 	@tests/servers.sh openssh-server openssh-client rsync lftp rclone proftpd-core proftpd-mod-crypto openssl

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mistamover.alert import MOST_LINES, MOST_NAMES, PASSING, Condition, Trouble
-from mistamover.lines import Clock, redacted
+from mistamover.lines import redacted
 from mistamover.options import Email
 
 FILE = "conditions.json"
@@ -60,7 +60,6 @@ class Board:
         self.arrived = told.arrived if told and told.arrived else now()
         """When something last arrived."""
         self._lines: deque[str] = deque(maxlen=MOST_LINES)
-        self._clock = Clock(lambda moment: time.strftime("%Y-%m-%d %H:%M:%S", moment))
         self._threshold = email.level
         self._written = 0.0
         self._is_changed = email.alert_quiet is not None or (
@@ -111,6 +110,11 @@ class Board:
             self._open[key] = replace(before, ended=max(self._now(), before.since))
             self._note_change(is_edge=True)
 
+    @property
+    def conditions(self) -> list[Condition]:
+        """All that it knows, and those that have ended a while ago."""
+        return list(self._open.values())
+
     def holds(self, trouble: Trouble, *, about: str = "") -> Condition | None:
         """The condition, if it lasts."""
         one = self._open.get(Condition(trouble, self._stream, about).key)
@@ -123,7 +127,7 @@ class Board:
     def hear(self, level: int, text: str) -> None:
         """Take note of a line of the log: it may be one that people want to be told of."""
         line = _short(text)
-        self._lines.append(f"{self._clock.now()} {line}")
+        self._lines.append(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(self._now()))} {line}")
         if self._threshold is None or level < self._threshold:
             return
         if not any(one.is_open and one.reason and one.reason in line for one in self._open.values()):

@@ -25,16 +25,17 @@ IN_SHORT = 200
 ROOTS = 10
 """Conditions whose thread a mail belongs to, at most."""
 
+_TRIES, _UNITS = ("failed try", "failed tries"), ("unit", "units")
 _COUNTED = {
-    Trouble.TARGET: "failed tries",
-    Trouble.REFUSED: "failed tries",
-    Trouble.FULL: "failed tries",
-    Trouble.UNITS: "units",
-    Trouble.QUARANTINE: "units",
-    Trouble.VERIFY: "units",
-    Trouble.STUCK: "units",
-    Trouble.RECEIPT: "units",
-    Trouble.LOG: "messages",
+    Trouble.TARGET: _TRIES,
+    Trouble.REFUSED: _TRIES,
+    Trouble.FULL: _TRIES,
+    Trouble.UNITS: _UNITS,
+    Trouble.QUARANTINE: _UNITS,
+    Trouble.VERIFY: _UNITS,
+    Trouble.STUCK: _UNITS,
+    Trouble.RECEIPT: _UNITS,
+    Trouble.LOG: ("message", "messages"),
 }
 """What the count of a condition is of; of others it tells nothing."""
 
@@ -102,7 +103,7 @@ def _told(news: News, now: float) -> Iterator[str]:
         yield from (f"    {safe(shown(name))}" for name in condition.names)
         if condition.count > len(condition.names):
             yield f"    and {condition.count - len(condition.names):,} more"
-    if condition.lines:
+    if condition.lines and news.what is not What.ENDS:
         yield "  the last lines of the log"
         yield from (f"    {safe(line)}" for line in condition.lines)
 
@@ -121,12 +122,16 @@ def _fields(news: News, now: float) -> Iterator[tuple[str, str]]:
     if condition.last > condition.since:
         yield "last seen", when(condition.last)
     if condition.trouble in _COUNTED:
-        yield "how many", f"{condition.count:,} {_COUNTED[condition.trouble]}"
+        one, many = _COUNTED[condition.trouble]
+        yield "how many", f"{condition.count:,} {one if condition.count == 1 else many}"
     if news.begins:
         yield "before", f"it began and ended {news.begins:,} times more since it was last told of"
-    for name, value in (("reason", condition.reason), ("tried", condition.tried), ("to do", condition.mend)):
-        if value:
-            yield name, safe(value)
+    if condition.reason:
+        yield "reason", safe(condition.reason)
+    if condition.is_open and condition.tried:
+        yield "tried", safe(condition.tried)
+    if condition.is_open and condition.mend:
+        yield "to do", safe(condition.mend)
 
 
 def when(moment: float) -> str:
@@ -180,7 +185,7 @@ def _listed(words: Iterable[str]) -> str:
 def _footer(condition: Condition, sender: Sender) -> str:
     silence = f"mistamover alerts ack {safe(shown(condition.key))} --until 8h"
     return (
-        f"\nWhat is open now: mistamover alerts list. To hear nothing of this for a while: {silence}\n"
+        f"\nWhat is open now: mistamover alerts list\nTo hear nothing of this for a while: {silence}\n"
         f"\n-- \nmistamover {__version__} at {sender.host}\n"
     )
 

@@ -179,11 +179,20 @@ Work = Callable[[Settings, Callable[[], None]], int]
 class Supervisor:
     """Keeps one worker running for each stream file, and its aides."""
 
-    def __init__(self, settings: ServiceSettings, log: MainLog, work: Work, aides: Iterable[Aide] = ()) -> None:
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        log: MainLog,
+        work: Work,
+        aides: Iterable[Aide] = (),
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self.settings = settings
         self.children: dict[Path, Child] = {}
         self._aides = Aides(aides, log)
-        self._board = Board(settings.global_.state_dir / ALERTS, "", settings.email)
+        self._board = Board(settings.global_.state_dir / ALERTS, "", settings.email, now)
+        self._now = now
         self._boards: dict[Path, Board] = {}
         """Of what we know of single streams, by their files."""
         self._log = log
@@ -458,8 +467,8 @@ class Supervisor:
         self._log.tell(ERROR, f"{shown(child.name)}: its worker {why}; it is killed")
         child.life = Life.KILLED
         child.stand(state, f"its worker {why}")
-        if state is State.HUNG and (board := self._board_of(child)):
-            board.hold(Trouble.HUNG, child.why, tried="it is killed, and another one started")
+        if state is State.HUNG:
+            self.note_hung(child)
         os.kill(child.pid, signal.SIGKILL)
 
     def _reap(self, now: float) -> None:
@@ -526,16 +535,26 @@ class Supervisor:
         """Write down how things stand, where that has changed, and give the service manager a sign of life."""
         if self._watchdog:
             notify("WATCHDOG=1")
-        for board in (self._board, *self._boards.values()):
+        for board in self.boards:
             board.look()
         told = self._service()
         if told != self._told:
-            self._note_conditions()
+            self.note_conditions()
         if told != self._told and heartbeat.write(self.settings.global_.state_dir, heartbeat.SERVICE, told):
             self._told = told
             notify(f"STATUS={_in_a_word(told)}")
 
-    def _note_conditions(self) -> None:
+    @property
+    def boards(self) -> list[Board]:
+        """All that we note conditions on."""
+        return [self._board, *self._boards.values()]
+
+    def note_hung(self, child: Child) -> None:
+        """Have people told that a worker hung."""
+        if board := self._board_of(child):
+            board.hold(Trouble.HUNG, child.why, tried="it is killed, and another one started")
+
+    def note_conditions(self) -> None:
         """Have people told of what is wrong, and that it is well again."""
         broken = {str(one.path): one.findings for one in self.children.values() if one.findings and not one.is_gone}
         if self._findings:
@@ -561,8 +580,9 @@ class Supervisor:
         if child.state is None:
             board.end(Trouble.FATAL)
         else:
-            tried, mend = "it was started again and again", "mend it, then: mistamover reload"
-            board.hold(Trouble.FATAL, child.why, count=len(child.deaths), tried=tried, mend=mend)
+            reason, _, mend = child.why.partition("; ")
+            tried = "it was started again and again, and is given up"
+            board.hold(Trouble.FATAL, reason, count=len(child.deaths), tried=tried, mend=mend)
 
     def _board_of(self, child: Child) -> Board | None:
         """Where we note what is wrong with a stream; None where its file could never be read."""
@@ -571,7 +591,7 @@ class Supervisor:
         known, email = self._boards.get(child.path), child.settings.email
         if known is None or known.email != email:
             place = self.settings.global_.state_dir / child.settings.name
-            known = self._boards[child.path] = Board(place, child.settings.name, email, file=OF_SERVICE)
+            known = self._boards[child.path] = Board(place, child.settings.name, email, self._now, file=OF_SERVICE)
         return known
 
     def _service(self) -> Service:

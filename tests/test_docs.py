@@ -20,6 +20,7 @@ from mistamover import config, options
 from mistamover.cli import _mistamover
 from mistamover.errors import ConfigError, Exit
 from mistamover.rsync_options import EVERY_RUN, OURS, STAGING
+from tests import mails
 from tests.program import Local, command, environment
 from tests.sshd import Sshd
 from tests.test_floors import FLOORS, PACKAGE, modules
@@ -287,6 +288,11 @@ def test_the_design_has_the_floors_of_the_code() -> None:
 def test_exit_codes_are_those_of_the_program(page: str) -> None:
     table = section((DOCS / page).read_text(), "Exit codes")
     assert [int(code) for code in re.findall(r"^(\d+) +\S", table, re.MULTILINE)] == [int(code) for code in Exit]
+
+
+def test_the_mails_are_as_they_are_sent() -> None:
+    shown = (DOCS / "alerts.rst").read_text().partition(mails.BEGIN)[2].partition(mails.END)[0]
+    assert shown == f"\n{mails.rendered()}\n", "python -m tests.mails"
 
 
 # -- the examples ------------------------------------------------------------------------------------------
