@@ -66,6 +66,11 @@ class Board:
             told is not None and told.email.for_the_postman() != email.for_the_postman()
         )
 
+    def tells(self, email: Email) -> None:
+        """Who is told, and when, from now on."""
+        self._is_changed = self._is_changed or self.email.for_the_postman() != email.for_the_postman()
+        self.email = email
+
     def hold(
         self,
         trouble: Trouble,

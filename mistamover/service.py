@@ -367,11 +367,11 @@ def _work(places: Places, main: MainLog, to_console: bool, settings: Settings, a
     places.close()
     main.close()
     with Log(settings, directory=places.logs, detached=not to_console) as log:
+        board = Board(state_directory(settings), settings.name, settings.email)
+        log.listener = board.hear
         try:
             hang_timeout = settings.global_.hang_timeout
             pulse = Pulse(state_directory(settings))
-            board = Board(state_directory(settings), settings.name, settings.email)
-            log.listener = board.hear
             worker = Worker(
                 settings,
                 log,
@@ -388,6 +388,8 @@ def _work(places: Places, main: MainLog, to_console: bool, settings: Settings, a
         except Exception:  # noqa: BLE001 - the supervisor is told by the exit code
             log.fault("ended by a fault of mistamover's own")
             return Exit.UNFINISHED
+        finally:
+            board.close()
     return COMPLETE if summary.is_complete else Exit.DONE
 
 

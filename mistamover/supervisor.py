@@ -276,7 +276,7 @@ class Supervisor:
             self.settings = new
         except ConfigError as error:
             self._note_findings(error)
-        self._board.email = self.settings.email
+        self._board.tells(self.settings.email)
         for child in self.children.values():
             child.deaths.clear()
             if child.life in (Life.RESTS, Life.DOWN):

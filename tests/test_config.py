@@ -7,7 +7,7 @@ import itertools
 import os
 import pickle
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -310,6 +310,34 @@ def test_secrets_are_taken_as_they_stand(write: Write) -> None:
     assert settings.sftp.password.get_secret_value() == password
 
 
+def test_email_has_the_options_of_the_original_and_a_stream_may_tell_others(tmp_path: Path, write: Write) -> None:
+    global_file = tmp_path / "global.ini"
+    global_file.write_text(
+        "[email]\nfrom = mover@example.org\nrecipient = a@example.org b@example.org,root\nsubject = MOVER\n"
+        "smarthost = mail.example.org\nthreshold = error\n"
+    )
+    email = load(write(GOOD + "[email]\nrecipient = radar@example.org\n"), global_file, {}).email
+    assert (email.from_, email.recipient, email.subject) == ("mover@example.org", ("radar@example.org",), "MOVER")
+    assert (email.smarthost, email.level) == ("mail.example.org", 40)
+    assert load(write(GOOD), global_file, {}).email.recipient == ("a@example.org", "b@example.org", "root")
+    assert not load(write(GOOD), None, {}).email.tells_somebody
+
+
+@pytest.mark.parametrize(
+    ("text", "days", "hours"),
+    [
+        ("2h", range(7), (0, 1440)),
+        ("2h weekdays", range(5), (0, 1440)),
+        ("2h weekends 00:00-24:00", (5, 6), (0, 1440)),
+        ("7200 fri-mon,wed 22:30-04:00", (0, 2, 4, 5, 6), (1350, 240)),
+        ("2h 6:00-20:00", range(7), (360, 1200)),
+    ],
+)
+def test_a_timetable(write: Write, text: str, days: Sequence[int], hours: tuple[int, int]) -> None:
+    quiet = load(write(f"{GOOD}[email]\nalert_quiet = {text}\n"), None, {}).email.alert_quiet
+    assert quiet == (7200, tuple(days), *hours)
+
+
 # What is wrong
 
 
@@ -332,6 +360,36 @@ FINDINGS = {
     _stream("[gopher]", "cmd = rsync"): [
         "6: [gopher]: unknown section; there are global, data_stream, incoming, outgoing, sftp, rsync_ssh, "
         "rsync_native, ftp, ftps, logging, email"
+    ],
+    _stream("[email]", "recipient = a@b, <c@d>"): [
+        "7: [email] recipient: '<c@d>' is no address of mail; give NAME@DOMAIN, or the name of a user here"
+    ],
+    _stream("[email]", "from = a b"): [
+        "7: [email] from: 'a b' is no address of mail; give NAME@DOMAIN, or the name of a user here"
+    ],
+    _stream("[email]", "alert_quiet = 2h workdays"): [
+        "7: [email] alert_quiet: '2h workdays' cannot be used; give a time, then days and hours if not all, such "
+        "as 2h weekdays 06:00-20:00"
+    ],
+    _stream("[email]", "alert_quiet = 0"): [
+        "7: [email] alert_quiet: nothing ever arrives within 0 seconds; give a longer time"
+    ],
+    _stream("[email]", "threshold = LOUD"): [
+        "7: [email] threshold: 'LOUD' cannot be used; give one of DEBUG, INFO, WARNING, ERROR, CRITICAL"
+    ],
+    _stream("[email]", "username = me"): [
+        "6: [email] password_file: missing, but username is set; give both or none"
+    ],
+    _stream("[email]", "password_file = /no/such"): [
+        "6: [email] username: missing, but password_file is set; give both or none",
+        "7: [email] password_file: '/no/such' cannot be read (no such file or directory); "
+        "give the path of a readable file",
+    ],
+    _stream("[email]", "ca_file = /no/such"): [
+        "7: [email] ca_file: there is no file '/no/such'; give one that exists"
+    ],
+    _stream("[email]", "alert_command = 'x"): [
+        '7: [email] alert_command: "\'x" cannot be split into words: No closing quotation'
     ],
     _stream("", "[Sftp]", "port = 1"): ["7: [Sftp]: unknown section; did you mean [sftp]?"],
     _stream("[DEFAULT]", "lanes = 1"): [

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
 import pytest
 
 from mistamover import alert, couriers, heartbeat, post
@@ -25,6 +26,7 @@ from mistamover.log import BaseLog
 from mistamover.options import Email
 from mistamover.post import Postman
 from tests.ftpd import Certificate
+from tests.installed import Installed
 from tests.program import Local, ended
 from tests.smtpd import HOST, PASSWORD, USER, Smtpd, drops_in_the_middle, hangs, misbehaving, running
 from tests.sshd import free_port, wait_for
@@ -488,6 +490,29 @@ def test_the_service_tells_what_it_gave_up_and_what_is_broken(installation: Inst
         wait_for(lambda: len(server.mails) == 3, "a mail")
         assert server.mails[2]["X-Mistamover-State"] == "ends"
     assert heartbeat.read_service(installation.state).pid
+
+
+def test_the_service_has_a_postman_where_somebody_is_told_and_it_goes_with_the_service(tmp_path: Path) -> None:
+    installed = Installed(tmp_path)
+    try:
+        installed.add("a", outgoing=f"target_dir = {tmp_path}/missing\n")
+        installed.put("a", "file")
+        installed.start()
+        assert _postmen(installed.pid) == []
+        installed.configure(to(free_port()))
+        assert installed.run("reload").code == 0
+        until(lambda: len(_postmen(installed.pid)) == 1)
+        (postman,) = _postmen(installed.pid)
+        until(lambda: "a/refused" in installed.run("alerts", "list").out)
+        assert installed.run("stop").code == 0
+        assert not postman.is_running()
+        assert "a/refused" in installed.run("alerts", "list").out, "that it was stopped is no remedy"
+    finally:
+        installed.close()
+
+
+def _postmen(service: int) -> list[psutil.Process]:
+    return [one for one in psutil.Process(service).children() if one.cmdline()[:1] == ["mistamover: postman"]]
 
 
 # -- mistamover alerts -------------------------------------------------------------------------------------

@@ -36,16 +36,21 @@ class Row(NamedTuple):
     told: Heartbeat
     standing: Standing
     conditions: tuple[Condition, ...] = ()
-    """What is wrong that the state does not say."""
+    """All that is wrong."""
 
     @property
     def needs_a_person(self) -> bool:
         """Whether it stands out."""
-        from mistamover.alert import NEED_A_PERSON
         from mistamover.heartbeat import NEEDS_A_PERSON
 
-        is_told = any(one.trouble in NEED_A_PERSON for one in self.conditions)
-        return self.state in NEEDS_A_PERSON or bool(self.standing.findings or self.told.quarantined) or is_told
+        return self.state in NEEDS_A_PERSON or bool(self.standing.findings or self.told.quarantined or self.alarms)
+
+    @property
+    def alarms(self) -> list[Condition]:
+        """What is wrong that neither the state nor a column tells."""
+        from mistamover.alert import NEED_A_PERSON
+
+        return [one for one in self.conditions if one.trouble in NEED_A_PERSON]
 
 
 @click.command(cls=Command, short_help="Show what the service and its streams do.")
@@ -176,9 +181,7 @@ def _reasons(row: Row) -> Iterator[str]:
     elif row.told.last_error and (row.told.failed or row.told.quarantined):
         yield f"last: {row.told.last_error}"
     yield from row.standing.findings if row.why not in row.standing.findings else ()
-    for one in row.conditions:
-        if one.reason != row.why:
-            yield f"{one.trouble.value}: {one.reason}"
+    yield from (f"{one.trouble.value}: {one.reason}" for one in row.alarms)
     if row.told.quarantined:
         yield f"mistamover quarantine list {shell_word(Path(row.standing.path))}"
 
