@@ -133,7 +133,7 @@ def _is_here(host: str) -> bool:
 
 def _handed_over(client: smtplib.SMTP, email: Email, load: str) -> str:
     """Give it the mail; somebody at least has to be accepted as its recipient."""
-    sender = str(message_from_string(load, policy=SMTP)["From"])
+    sender = message_from_string(load, policy=SMTP)["From"].addresses[0].addr_spec
     code, answer = client.mail(sender)
     if code != 250:
         raise smtplib.SMTPSenderRefused(code, answer, sender)

@@ -152,6 +152,16 @@ def _address(text: str) -> str:
     return text
 
 
+def _sender(text: str) -> str:
+    name, bracket, rest = text.partition("<")
+    if not bracket:
+        return _address(text)
+    if not name.isascii() or not name.isprintable() or re.search(r'[@",;:]', name) or not rest.endswith(">"):
+        raise ValueError
+    _address(rest.removesuffix(">"))
+    return text
+
+
 def _smarthost(text: str) -> str:
     return text if text == SENDMAIL else _host(text)
 
@@ -251,7 +261,7 @@ Addresses = Annotated[
     Kind("addresses", "addresses of mail, parted by blanks or commas"),
     from_text(_addresses),
 ]
-Address = Annotated[str, Kind("address", "an address of mail"), from_text(_address)]
+Sender = Annotated[str, Kind("address", "an address of mail, or NAME <address>"), from_text(_sender)]
 Smarthost = Annotated[str, Kind("host", f"the name or the address of a host, or {SENDMAIL}"), from_text(_smarthost)]
 Line = Annotated[str, Kind("text", "one line of text"), from_text(ini.line)]
 Command = Annotated[
@@ -574,7 +584,7 @@ class Email(Section):
     """Who is told when something is wrong, and how. A stream file may name others than the global file does."""
 
     recipient: Addresses = Field((), description="Who is told by mail; without any, nobody is.")
-    from_: Address | None = Field(
+    from_: Sender | None = Field(
         None, alias="from", description="The sender of the mails; without it, our user at this host."
     )
     subject: Line = Field("[MiStaMover]", description="What each subject begins with.")

@@ -46,7 +46,10 @@ class Office:
         self.lines: list[str] = []
         self.postman = Postman(self.state, lambda _level, text: self.lines.append(text), lambda: self.now)
         assert self.postman.takes_office()
-        self.options: dict[str, Any] = {"recipient": "ops@example.org, root", "from": "mover@example.org"} | options
+        self.options: dict[str, Any] = {
+            "recipient": "ops@example.org, root",
+            "from": "Mover <mover@example.org>",
+        } | options
         self.board = self.board_of("images")
 
     def board_of(self, stream: str, **options: Any) -> Board:
@@ -98,7 +101,7 @@ def test_a_mail_arrives(tmp_path: Path, certificate: Certificate, password_file:
     assert server.log_ins == [USER] * is_safe
     host = post.here().host
     assert mail["Subject"] == f"[MiStaMover] {host}: images: target unreachable"
-    assert mail["From"] == "mover@example.org"
+    assert mail["From"] == "Mover <mover@example.org>"
     assert mail["To"] == "ops@example.org, root"
     assert mail["X-Mistamover-Stream"] == "images"
     assert mail["X-Mistamover-Condition"] == "target"
