@@ -616,7 +616,7 @@ class Email(Section):
     threshold: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] | None,
         Kind("one of", f"one of {', '.join(_LEVELS)}"),
-        from_text(str.upper),
+        from_text(_log_level),
     ] = Field(
         None,
         description="Messages of the log from this level on are mailed too; without it, conditions alone.",
