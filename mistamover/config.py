@@ -8,6 +8,7 @@ import shlex
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -226,10 +227,10 @@ class Draft:
         self._gather()
         if not self.readable:
             return None
-        sections = ("global", "logging", "email")
+        sections = ("global", "logging", "email", "disk_space_monitor")
         self._substitute(sections)
         settings = self._validated(ServiceSettings, sections)
-        for check in () if only_place else (_check_log_dir, _check_modes, _check_email):
+        for check in () if only_place else (_check_log_dir, _check_modes, _check_email, _check_levels):
             check(self)
         return settings and settings.model_copy(update={"obsolete": tuple(sorted(self.obsolete))})
 
@@ -493,6 +494,19 @@ def _check_log_dir(draft: Draft) -> None:
         draft.report(key, f"{shown(str(path))} is no directory; make it or give another")
 
 
+def _check_levels(draft: Draft) -> None:
+    """Find levels of free space that do not fall, or cannot be compared."""
+    keys = [("disk_space_monitor", f"level_{name}") for name in ("good", "low", "vlow")]
+    levels = [draft.values[key] for key in keys]
+    for (above, key), (upper, lower) in zip(pairwise(keys), pairwise(levels), strict=True):
+        if upper is None or lower is None:
+            continue
+        if upper.is_share != lower.is_share:
+            draft.report(key, f"{lower} cannot be compared with {above[1]} = {upper}; give all three as % or none")
+        elif lower.amount > upper.amount:
+            draft.report(key, f"{lower} is above {above[1]} = {upper}; give a lower level")
+
+
 def _check_modes(draft: Draft) -> None:
     for document in draft.documents:
         for entry in document.entries:
@@ -608,6 +622,7 @@ CHECKS: tuple[Callable[[Draft], None], ...] = (
     _check_host,
     _check_target_dir,
     _check_places,
+    _check_levels,
 )
 CHECKS_TO_RUN: tuple[Callable[[Draft], None], ...] = (
     _check_log_dir,

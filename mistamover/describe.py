@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def sample_global() -> str:
     """Return a global file with every option it is meant for, all commented out."""
-    return _sample(_GLOBAL_HEAD, ("global", "logging", "email"))
+    return _sample(_GLOBAL_HEAD, ("global", "logging", "email", "disk_space_monitor"))
 
 
 def sample_stream() -> str:

@@ -409,6 +409,24 @@ def size(text: str) -> int:
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
+@dataclass(frozen=True)
+class Limit:
+    """How much is to be free: bytes, or (``is_share``) percent of the whole."""
+
+    amount: float
+    is_share: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.amount:g}%" if self.is_share else f"{self.amount / 2**20:g} MB"
+
+
+def limit(text: str) -> Limit:
+    """Return how much is to be free: a bare number is of MB, as in 0.1.0."""
+    if share := re.fullmatch(r"([0-9]{1,2}(?:\.[0-9]{1,6})?)\s*%", text):
+        return Limit(float(share[1]), is_share=True)
+    return Limit(size(f"{text}M" if re.fullmatch(r"[0-9.]+", text) else text))
+
+
 def words(text: str) -> tuple[str, ...]:
     """Return the words of a list parted by blanks or commas."""
     return tuple(re.findall(r"[^\s,]+", text))

@@ -27,8 +27,6 @@ OBSOLETE: dict[Key, str] = {
 
 NOT_YET: dict[Key, tuple[str, ...] | None] = {
     ("global", "base_incoming_dir"): None,
-    ("data_stream", "priority"): None,
-    ("data_stream", "deletion_enabled"): ("false",),
     ("data_stream", "transfer_unit"): ("file",),
     ("incoming", "require_arrival_monitor"): ("false",),
     ("incoming", "directory"): None,
@@ -41,10 +39,6 @@ NOT_YET: dict[Key, tuple[str, ...] | None] = {
         (section, f"{kind}_file_extension"): None
         for section in ("incoming", "outgoing")
         for kind in ("control", "receipt", "thankyou")
-    },
-    **{
-        ("disk_space_monitor", option): None
-        for option in ("base_priority", "level_good", "level_low", "level_vlow", "poll_interval")
     },
 }
 """Options of what is not there yet, with the values under which nothing is missed; None: no value decides."""

@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 BUILT_IN = ("local", "sftp", "rsync_ssh", "rsync_native", "ftp", "ftps")
 ENTRY_POINTS = "mistamover.transports"
 SENDMAIL = "sendmail:"
-OWN_LOGS = ("mistamover", "log", "postman")
-OWN_FILES = ("service.json", "service.json.new", "service.lock", "mistamover.pid", "alerts", "disk")
+OWN_LOGS = ("mistamover", "log", "postman", "disk-monitor")
+OWN_FILES = (
+    *("service.json", "service.json.new", "disks.json", "disks.json.new"),
+    *("service.lock", "mistamover.pid", "alerts", "disk"),
+)
 """The log of the service itself, and the directory of logs in state_dir, beside those of streams."""
 
 
@@ -226,6 +229,11 @@ Size = Annotated[
     Kind("bytes", "a number of bytes or with a suffix (10K, 64MiB, 2G: powers of 1024)"),
     from_text(ini.size),
 ]
+Level = Annotated[
+    ini.Limit,
+    Kind("space", "a number of MB, a size with a suffix (500MB, 2GB), or a share (10%)"),
+    from_text(ini.limit),
+]
 Count = Annotated[int, Kind("count", "a whole number"), from_text(ini.count)]
 Port = Annotated[int, Kind("port", "a port number from 1 to 65535"), from_text(_port)]
 Flag = Annotated[bool, Kind("yes or no", "yes or no"), from_text(ini.flag)]
@@ -391,6 +399,22 @@ class DataStream(Section):
     )
     status: Annotated[Literal["running", "stopped", "complete"], from_text(str.lower)] = Field(
         "running", description="A stream that is stopped or complete is not started. In upper or lower case."
+    )
+    priority: Count | None = Field(
+        None,
+        description="How long the disk space monitor lets the stream run: up to base_priority it is stopped below "
+        "level_low, with a higher one below level_vlow.",
+        json_schema_extra={"derived": "[disk_space_monitor] base_priority"},
+    )
+    deletion_enabled: Flag = Field(
+        False,
+        description="Below level_vlow the disk space monitor may delete units from the spool, if the priority is "
+        "not above base_priority: those that the target holds, as the ledger says.",
+    )
+    deletion_of_unsent: Flag = Field(
+        False,
+        description="With deletion_enabled, and where that is not enough, the monitor may also delete units that "
+        "exist nowhere else: first those in quarantine, then the oldest. They are lost.",
     )
 
 
@@ -660,6 +684,32 @@ class Email(Section):
         return self.model_dump(mode="json", by_alias=True, exclude={"threshold", "alert_oldest", "alert_quiet"})
 
 
+class DiskSpaceMonitor(Section):
+    """How the service keeps file systems from running full; taken from the global file."""
+
+    base_priority: Count = Field(
+        100, description="Streams with a higher [data_stream] priority than this are stopped later."
+    )
+    level_good: Level = Field(
+        ini.Limit(1500 * 2**20),
+        description="Above this, all streams that the monitor has stopped go on. The three levels are all sizes or "
+        "all shares. Sizes are of bytes alone; the levels of inodes are then 3%, 2% and 1%.",
+    )
+    level_low: Level = Field(
+        ini.Limit(1000 * 2**20), description="Below this, streams with a priority up to base_priority are stopped."
+    )
+    level_vlow: Level = Field(
+        ini.Limit(500 * 2**20),
+        description="Below this, units of streams with deletion_enabled are deleted, and if that is not enough, "
+        "all streams are stopped.",
+    )
+    poll_interval: Seconds = Field(
+        60.0,
+        gt=0,
+        description="How long the monitor waits between two looks, at most; it looks sooner when space goes.",
+    )
+
+
 class Settings(BaseModel):
     """All options of one stream, with their effective values."""
 
@@ -677,6 +727,7 @@ class Settings(BaseModel):
     ftps: Ftps
     logging: Logging
     email: Email
+    disk_space_monitor: DiskSpaceMonitor
     obsolete: tuple[Key, ...] = ()
     """Options of 0.1.0 that were given and do nothing."""
 
@@ -684,6 +735,12 @@ class Settings(BaseModel):
     def name(self) -> str:
         """The stream's name."""
         return self.data_stream.name
+
+    @property
+    def priority(self) -> int:
+        """How long the disk space monitor lets it run."""
+        given = self.data_stream.priority
+        return self.disk_space_monitor.base_priority if given is None else given
 
     @property
     def log_in(self) -> LogIn | None:
@@ -701,6 +758,7 @@ class ServiceSettings(BaseModel):
     global_: Global = Field(alias="global")
     logging: Logging
     email: Email
+    disk_space_monitor: DiskSpaceMonitor
     obsolete: tuple[Key, ...] = ()
     """Options of 0.1.0 that were given and do nothing."""
 

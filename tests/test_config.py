@@ -359,7 +359,7 @@ FINDINGS = {
     ],
     _stream("[gopher]", "cmd = rsync"): [
         "6: [gopher]: unknown section; there are global, data_stream, incoming, outgoing, sftp, rsync_ssh, "
-        "rsync_native, ftp, ftps, logging, email"
+        "rsync_native, ftp, ftps, logging, email, disk_space_monitor"
     ],
     _stream("[email]", "recipient = a@b, <c@d>"): [
         "7: [email] recipient: '<c@d>' is no address of mail; give NAME@DOMAIN, or the name of a user here"
@@ -394,7 +394,7 @@ FINDINGS = {
     _stream("", "[Sftp]", "port = 1"): ["7: [Sftp]: unknown section; did you mean [sftp]?"],
     _stream("[DEFAULT]", "lanes = 1"): [
         "6: [DEFAULT]: unknown section; there are global, data_stream, incoming, outgoing, sftp, rsync_ssh, "
-        "rsync_native, ftp, ftps, logging, email"
+        "rsync_native, ftp, ftps, logging, email, disk_space_monitor"
     ],
     _stream("lanes = 4", "lanes = 5"): ["7: [outgoing] lanes: given twice, first in line 6; keep one of them"],
     _stream("[outgoing]"): ["6: [outgoing]: section given twice, first in line 3; put both together"],
