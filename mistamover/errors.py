@@ -105,6 +105,10 @@ class TargetFull(NotTaken):
     exit = Exit.TARGET
 
 
+class NoRoom(TargetFull):
+    """The target says that it has no room for this unit, which was not begun."""
+
+
 class UnitRefused(UnitError):
     """This unit can never be delivered as it is: it goes to quarantine at once."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 HEARTBEAT = "heartbeat.json"
 SERVICE = "service.json"
+DISKS = "disks.json"
 
 _Told = TypeVar("_Told")
 
@@ -108,11 +109,51 @@ class Service:
     """By the names of the streams; those whose files could never be read go by the files' names."""
 
 
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What the disk space monitor says of a file system; sizes in bytes, times in seconds since the epoch."""
+
+    mount: str = ""
+    level: str = ""
+    since: float = 0.0
+    """When it came to this level."""
+    looked: float = 0.0
+    free: int = 0
+    total: int = 0
+    inodes: int | None = None
+    """Free ones; None where they have no fixed number."""
+    all_inodes: int = 0
+    rate: float | None = None
+    """Bytes a second by which free space grows; None where it is not known yet."""
+    full_in: float | None = None
+    """Seconds until bytes or inodes are used up at this rate; None where they are not."""
+    streams: tuple[str, ...] = ()
+    stopped: tuple[str, ...] = ()
+    """Those of the streams that are stopped for it."""
+    stops: tuple[str, ...] = ()
+    """The stop files of these."""
+    trouble: tuple[str, ...] = ()
+
+    @property
+    def needs_a_person(self) -> bool:
+        """Whether somebody has to make room."""
+        return self.level in ("low", "very low") or bool(self.stopped or self.trouble)
+
+
 def write(directory: Path, name: str, told: Heartbeat | Service) -> bool:
     """Put what is told in its place; whether that worked."""
+    return _put(directory, name, asdict(told))
+
+
+def write_disks(state_dir: Path, told: Iterable[Disk]) -> bool:
+    """The same for all file systems together."""
+    return _put(state_dir, DISKS, {"disks": [asdict(one) for one in told]})
+
+
+def _put(directory: Path, name: str, content: dict[str, Any]) -> bool:
     path, new = directory / name, directory / f"{name}.new"
     with suppress(OSError):
-        new.write_text(json.dumps(asdict(told)))
+        new.write_text(json.dumps(content))
         os.replace(new, path)
         return True
     return False
@@ -130,6 +171,12 @@ def read_service(state_dir: Path) -> Service:
     return _made(Service, content | {"streams": streams})
 
 
+def read_disks(state_dir: Path) -> list[Disk]:
+    """What the disk space monitor said last, of each file system."""
+    told = _content(state_dir / DISKS).get("disks")
+    return [_made(Disk, one) for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+
+
 def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
@@ -144,8 +191,9 @@ def _made(kind: type[_Told], content: dict[str, Any]) -> _Told:
     members = {name: value for name, value in content.items() if name in known}
     if members.get("state") is not None:
         members["state"] = _STATES.get(str(members["state"]), State.STARTING)
-    if "findings" in members:
-        members["findings"] = tuple(map(str, members["findings"]))
+    for name in ("findings", "streams", "stopped", "stops", "trouble"):
+        if isinstance(members.get(name), list):
+            members[name] = tuple(map(str, members[name]))
     return kind(**members)
 
 

@@ -142,6 +142,16 @@ class View:
             ).fetchone()
         return row is not None
 
+    def aside(self) -> list[tuple[int, str, Identity, str]]:
+        """Number, path, identity and reason of each unit that is set aside, oldest first."""
+        with self._explained():
+            rows = self._db.execute(
+                "SELECT id, path, dev, ino, size, mtime_ns, ctime_ns, reason FROM delivery"
+                " WHERE target = ? AND state <> 'removed' AND state = 'quarantined' ORDER BY mtime_ns, id",
+                (self._target,),
+            ).fetchall()
+        return [(row[0], os.fsdecode(row[1]), Identity(*row[2:7]), row[7]) for row in rows]
+
     def known(self, record: int) -> tuple[str, Identity, bool] | None:
         """Path, identity, and whether it was delivered, of the record with this number."""
         with self._explained():
@@ -217,6 +227,24 @@ class Ledger(View):
         """Record that a unit is set aside."""
         with self._transaction() as db:
             return self._insert(db, unit, State.QUARANTINED, now, attempts=attempts, reason=reason)
+
+    def delete(self, unit: Unit, reason: str, now: float) -> int:
+        """Record that a unit is about to be deleted that was never delivered; gives the number of the record."""
+        with self._transaction() as db:
+            return self._insert(db, unit, State.DELETED, now, reason=reason)
+
+    def note_deletion(self, record: int, state: State, reason: str, now: float) -> None:
+        """Record of a known unit that its source was, or is about to be, deleted, and its state from then on."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE delivery SET state = ?, reason = ?, changed = ? WHERE id = ?",
+                (state, _storable(reason), now, record),
+            )
+
+    def undo_deletion(self, record: int) -> None:
+        """Forget a unit that was to be deleted and was not: it is as if newly found."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM delivery WHERE id = ? AND state = ?", (record, State.DELETED))
 
     def release(self, record: int) -> None:
         """Forget that a unit was set aside: it is as if newly found."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mistamover import heartbeat
-from mistamover.errors import TargetDown
+from mistamover.errors import TargetDown, TargetFull
 from mistamover.events import Event, Kind, Summary
 from mistamover.heartbeat import Heartbeat, State
 from mistamover.lines import redacted
@@ -36,7 +36,7 @@ def condition(summary: Summary, *, is_passing: bool, is_working: bool, trouble: 
         return State.TROUBLE, trouble
     if is_passing and is_working:
         return State.MOVING, ""
-    if isinstance(summary.error, TargetDown):
+    if isinstance(summary.error, TargetDown | TargetFull):
         return State.WAITING, str(summary.error)
     if summary.error is not None:
         return State.TROUBLE, str(summary.error)

@@ -20,7 +20,7 @@ from logging import ERROR, INFO
 from pathlib import Path
 from typing import IO, Any
 
-from mistamover import fs, heartbeat, post
+from mistamover import fs, heartbeat, monitor, post
 from mistamover.aides import Aide, Known
 from mistamover.board import Board
 from mistamover.concerns import Concerns
@@ -324,7 +324,10 @@ def _load_ahead() -> None:
 
 Assist = Callable[[Known, BaseLog, Callable[[], None]], object]
 """What an aide does until TERM ends its process; the callable is its sign of life."""
-AIDES: dict[str, tuple[Assist, Callable[[Known], bool]]] = {"postman": (post.serve, post.is_wanted)}
+AIDES: dict[str, tuple[Assist, Callable[[Known], bool]]] = {
+    "postman": (post.serve, post.is_wanted),
+    "disk-monitor": (monitor.serve, monitor.is_wanted),
+}
 """What the service does beside its streams, by names that are those of logs too, and whether it is wanted."""
 
 

@@ -204,6 +204,11 @@ class Spool:
         self._device = os.fstat(self._root).st_dev
         self._below = fs.Below(self._root)
 
+    @property
+    def device(self) -> int:
+        """The number of the file system that it is on."""
+        return self._device
+
     def close(self) -> None:
         """Give the lock back and let go of the directory."""
         self._below.forget()
@@ -228,7 +233,14 @@ class Spool:
                 "run as its owner, or set transfer_mode = mirror"
             ) from error
         if not fs.lock(self._lock):
+            self.give_back()
             raise Held(f"{self.directory}: another mistamover moves from this spool; let it end, or stop it")
+
+    def give_back(self) -> None:
+        """Let another process hold the spool, until :meth:`hold`."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def look_at_place(self) -> None:
         """Raise :class:`SpoolError` where another directory has the name by now: replaced, or mounted over."""
@@ -347,6 +359,16 @@ class Spool:
             self._below.forget()
             return None
         return Identity.of(found) if stat.S_ISREG(found.st_mode) else None
+
+    def gain(self, path: str) -> int:
+        """Bytes that would be free without that file; 0 where it has other names, or is no regular one."""
+        try:
+            parent, name = self._below.parent(path)
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except OSError:
+            self._below.forget()
+            return 0
+        return found.st_blocks * 512 or 1 if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 else 0
 
     # -- read ------------------------------------------------------------------------------------------
 
@@ -534,6 +556,25 @@ class Spool:
             raise UnitError(f"{path}: the spool holds another file of that name; move it first") from error
         except OSError as error:
             raise UnitError(f"{path}: cannot be put back: {error.strerror}") from error
+        finally:
+            os.close(aside)
+
+    def delete_aside(self, path: str, record: int, identity: Identity) -> None:
+        """Delete a unit that was set aside, if it is the very file; raises ``UnitError`` where it is not."""
+        name = path.rpartition("/")[2]
+        try:
+            aside = fs.open_directory(self._root, f"{QUARANTINE}/{record}")
+        except OSError as error:
+            raise SourceGone("it is not in quarantine any more") from error
+        try:
+            if not _is_unchanged(name, aside, identity) or _is_open_for_writing(name, aside):
+                raise SourceMoved("it changed since it was set aside")
+            os.unlink(name, dir_fd=aside)
+            with suppress(OSError):
+                os.unlink(REASON, dir_fd=aside)
+                os.rmdir(str(record), dir_fd=self._below.directory(QUARANTINE))
+        except OSError as error:
+            raise _cannot_remove(error) from error
         finally:
             os.close(aside)
 

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import count, islice
 from math import inf
@@ -20,10 +21,13 @@ from typing import Any, NamedTuple, Self
 from mistamover import lane
 from mistamover.errors import (
     Fault,
+    Held,
     MistamoverError,
+    NoRoom,
     Parked,
     SourceGone,
     SourceMoved,
+    SpoolError,
     TargetFull,
     TooManyConnections,
     UnitError,
@@ -69,6 +73,8 @@ REMOVED_AT_ONCE = 10_000
 """Sources that earlier passes had to leave, and that are removed before the scan goes on."""
 PARKING_TIME = 2.0
 """Seconds after which a lane that did not leave its file is cut off: a slow line needs minutes for its buffers."""
+FULL_WAIT = 600.0
+"""Seconds at most until a unit is tried again that found no room: that is the target's affair, however often."""
 GLANCE = 0.2
 """Seconds between two looks at whether we are to stop."""
 
@@ -159,19 +165,25 @@ class Stream:
         self._executor: ThreadPoolExecutor | None = None
         self._full: UnitError | None = None
         self._abandoned: list[Unit] = []
-        checksum = settings.outgoing.checksum
-        self._spool = Spool(settings.data_stream.directory, mirror=self._mirror, algorithm=checksum)
+        self._spool = self._opened_spool(mirror=self._mirror)
+        self._is_lent = False
         try:
-            self._ledger = Ledger(state_directory(settings), target_name(settings), checksum)
+            self._ledger = self._opened_ledger()
         except BaseException:
             self._spool.close()
             raise
 
+    def _opened_spool(self, *, mirror: bool) -> Spool:
+        directory = self.settings.data_stream.directory
+        return Spool(directory, mirror=mirror, algorithm=self.settings.outgoing.checksum)
+
+    def _opened_ledger(self) -> Ledger:
+        return Ledger(state_directory(self.settings), target_name(self.settings), self.settings.outgoing.checksum)
+
     def __enter__(self) -> Self:
         try:
             self._spool.hold()
-            for path, what in self._spool.recover(self._ledger.known):
-                self._report(Event(Kind.RECOVERED, path, what))
+            self._recover()
         except BaseException:
             self.__exit__()
             raise
@@ -179,8 +191,50 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         self._end_lanes()
-        self._ledger.close()
+        if not self._is_lent:
+            self._ledger.close()
         self._spool.close()
+
+    def _recover(self) -> None:
+        """Finish what a crash left in the trash."""
+        if not self._mirror:
+            for path, what in self._spool.recover(self._ledger.known):
+                self._report(Event(Kind.RECOVERED, path, what))
+        elif self.settings.data_stream.deletion_enabled:
+            # Into a mirrored spool nobody but the disk space monitor captures, where it is told to delete.
+            with closing(self._opened_spool(mirror=False)) as spool, suppress(Held, SpoolError):
+                spool.hold()
+                for path, what in spool.recover(self._ledger.known):
+                    self._report(Event(Kind.RECOVERED, path, what))
+
+    # -- others --------------------------------------------------------------------------------------------
+
+    def lend(self) -> None:
+        """Let others hold spool and record, between passes and until :meth:`take_back`.
+
+        So the disk space monitor deletes what is in the way, and a person releases what was set aside.
+        """
+        self._spool.give_back()
+        self._ledger.close()
+        self._is_lent = True
+
+    def take_back(self) -> bool:
+        """Hold spool and record again; False where somebody else still does."""
+        try:
+            ledger = self._opened_ledger()
+        except Held:
+            return False
+        try:
+            self._spool.hold()
+        except Held:
+            ledger.close()
+            return False
+        except BaseException:
+            ledger.close()
+            raise
+        self._ledger, self._is_lent = ledger, False
+        self._recover()
+        return True
 
     def quarantined(self) -> int:
         """How many units are set aside."""
@@ -602,6 +656,8 @@ class Stream:
         if isinstance(error, SourceMoved | Parked):
             self._tell(Event(Kind.CHANGED, unit.path, str(error), unit))
             return
+        if isinstance(error, NoRoom):
+            return  # it was not begun, and is found again by the next pass
         outgoing = self.settings.outgoing
         record = self._ledger.record(unit.path)
         attempts = attempts_before(unit, record) + 1
@@ -612,7 +668,8 @@ class Stream:
             reason = str(error) if not error.retry else f"{error} (failed {attempts} times)"
             self._set_aside(unit, self._ledger.quarantine(unit, attempts, reason, now), reason, error)
             return
-        next_try = now + next_wait(attempts, outgoing.retry_interval, random.random())  # noqa: S311
+        wait = next_wait(attempts, outgoing.retry_interval, random.random())  # noqa: S311
+        next_try = now + (min(wait, FULL_WAIT) if isinstance(error, TargetFull) else wait)
         self._ledger.wait(unit, attempts, next_try, str(error), now)
         self.summary.note_next_try(next_try)
         self._tell(Event(Kind.WAITING, unit.path, f"{error}; next try {when(next_try)}", unit, error=error))

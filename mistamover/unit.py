@@ -35,6 +35,8 @@ class State(str, Enum):
     DELIVERED = "delivered"
     REMOVED = "removed"
     QUARANTINED = "quarantined"
+    DELETED = "deleted"
+    """For want of space, and never delivered."""
 
 
 _END = 2**63

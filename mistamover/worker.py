@@ -8,7 +8,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import islice
 from logging import DEBUG, ERROR, INFO, WARNING
@@ -16,7 +17,7 @@ from math import inf
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from mistamover.errors import Exit, LedgerError, MistamoverError, SpoolError, TargetRefused
+from mistamover.errors import Exit, LedgerError, MistamoverError, SpoolError, TargetFull, TargetRefused
 from mistamover.events import BREATH, Event, Kind, Report, Stop, Summary, nothing
 from mistamover.lines import duration, files, shown, size
 from mistamover.log import Log
@@ -35,6 +36,12 @@ LONGEST_WAIT = 600.0
 """Seconds after which the doubling of the wait for a target, a spool or a ledger stops."""
 REFUSED_WAIT = 300.0
 """Seconds at least until a target that refused us is asked again: a person has to act first."""
+FULL_WAIT = 60.0
+"""Seconds at most until a target that has no room is asked again: to ask is cheap, and smaller units may fit."""
+LENT_FOR = 60.0
+"""Seconds for which somebody else may well want a stream that is lent."""
+LENT_WAIT = 0.5
+"""Seconds between two tries to get a stream back that somebody else holds."""
 PAUSE = 0.2
 """Seconds at least between a pass and one that something in the spool causes, unless passes are wanted faster."""
 GATHER = 0.02
@@ -295,6 +302,8 @@ class Worker:
         """Seconds until the next pass is due."""
         if summary.error is not None:
             wait = self._growing_wait()
+            if isinstance(summary.error, TargetFull):
+                return min(wait, FULL_WAIT)
             return max(wait, REFUSED_WAIT) if isinstance(summary.error, TargetRefused) else wait
         self._failures, self._trouble = 0, ""
         if summary.is_held_by_target:
@@ -312,10 +321,23 @@ class Worker:
         seconds = self._time_to_next(summary)
         if time.monotonic() - self._last_work + seconds >= REST_AFTER:
             stream.rest()
-        if summary.error is None and not summary.is_held_by_target:
-            self._listen(stream, watch, summary, began, time.monotonic() + seconds)
-        else:
-            self.stop.wait(seconds, stream.breathe)
+        is_held_up = summary.error is not None or summary.is_paused
+        with self._lent(stream) if is_held_up else nullcontext():
+            if isinstance(summary.error, TargetFull) or (summary.error is None and not summary.is_held_by_target):
+                self._listen(stream, watch, summary, began, time.monotonic() + seconds)
+            else:
+                self.stop.wait(seconds, stream.breathe)
+
+    @contextmanager
+    def _lent(self, stream: Stream) -> Iterator[None]:
+        """While nothing may be moved, others may have the stream."""
+        stream.lend()
+        yield
+        until = time.monotonic() + LENT_FOR
+        while not stream.take_back() and not self.stop.is_asked:
+            if time.monotonic() > until:
+                self._tell_trouble("another mistamover has taken the stream meanwhile; let it end, or stop it")
+            self.stop.wait(LENT_WAIT, stream.breathe)
 
     def _listen(self, stream: Stream, watch: Watch, summary: Summary, began: float, until: float) -> None:
         """Sleep ``until`` then, or until units may have settled; but never shorter than it takes to look."""

@@ -24,6 +24,7 @@ _COMMANDS = {
     "restart": ("service:restart", "Stop the service, if it runs, and start it."),
     "reload": ("service:reload_", "Have the service read its configuration again."),
     "status": ("status:status", "Show what the service and its streams do."),
+    "disk": ("disk:disk", "Show the file systems of the streams: what is free, and for how long."),
     "pause": ("pause:pause", "Pause a stream."),
     "resume": ("pause:resume", "Have a paused stream go on."),
     "alerts": ("alerts:alerts", "Show what is wrong and who is told; silence it; send a test mail."),

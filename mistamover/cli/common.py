@@ -40,6 +40,18 @@ def running_service_command(function: Callable[..., int]) -> Callable[..., int]:
     return _service_command(function, only_place=True)
 
 
+def free_command(function: Callable[..., int]) -> Callable[..., int]:
+    """A command that needs no configuration, or reads it by itself: --config and --debug, and errors as lines."""
+
+    @wraps(function)
+    def guarded(global_file: Path | None, *, debug: bool, **options: Any) -> int:
+        return _guarded(lambda: function(global_file, **options), debug=debug)
+
+    for option in (_CONFIG, _DEBUG):
+        guarded = option(guarded)
+    return guarded
+
+
 def _service_command(function: Callable[..., int], *, only_place: bool) -> Callable[..., int]:
     @wraps(function)
     def guarded(global_file: Path | None, *, debug: bool, **options: Any) -> int:

@@ -18,7 +18,7 @@ from mistamover.errors import Exit
 
 if TYPE_CHECKING:
     from mistamover.alert import Condition
-    from mistamover.heartbeat import Heartbeat, Service, Standing, State
+    from mistamover.heartbeat import Disk, Heartbeat, Service, Standing, State
     from mistamover.options import ServiceSettings
 
 EVERY = 2.0
@@ -68,8 +68,8 @@ def status(settings: ServiceSettings, *, name: str | None, as_json: bool, watch:
 
     Below a stream stands why it is as it is. One that needs a person is marked with "!".
 
-    Exit codes: 0 all is well; 1 some stream needs a person, or the service does not run;
-    2 usage, or no such stream.
+    Exit codes: 0 all is well; 1 some stream needs a person, a file system is low, or the
+    service does not run; 2 usage, or no such stream.
     """
     state_dir = settings.global_.state_dir
     if not watch:
@@ -90,12 +90,14 @@ def _show(state_dir: Path, name: str | None, *, as_json: bool) -> int:
     service = heartbeat.read_service(state_dir)
     runs = is_running(state_dir)
     rows = [row for row in read(state_dir, service) if name in (None, row.name)]
+    disks = [one for one in heartbeat.read_disks(state_dir) if runs and (name is None or name in one.streams)]
     if name is not None and not rows:
         there = ", ".join(map(shown, service.streams)) or "none"
         raise click.UsageError(f"the service has no stream {shown(name)}; it has {there}")
-    for line in _json(service, rows, runs=runs) if as_json else _lines(service, rows, runs=runs):
+    for line in _json(service, rows, disks, runs=runs) if as_json else _lines(service, rows, disks, runs=runs):
         click.echo(line)
-    is_well = runs and not service.findings and not any(row.needs_a_person for row in rows)
+    marked = any(row.needs_a_person for row in rows) or any(one.needs_a_person for one in disks)
+    is_well = runs and not service.findings and not marked
     return Exit.DONE if is_well else Exit.UNFINISHED
 
 
@@ -116,7 +118,7 @@ def read(state_dir: Path, service: Service) -> list[Row]:
 # -- for people --------------------------------------------------------------------------------------------
 
 
-def _lines(service: Service, rows: Sequence[Row], *, runs: bool) -> Iterator[str]:
+def _lines(service: Service, rows: Sequence[Row], disks: Sequence[Disk], *, runs: bool) -> Iterator[str]:
     from mistamover.cli.history import aligned
     from mistamover.lines import safe
     from mistamover.stream import when
@@ -139,6 +141,16 @@ def _lines(service: Service, rows: Sequence[Row], *, runs: bool) -> Iterator[str
     for row, line in zip(rows, table, strict=True):
         yield click.style(line, fg="red", bold=True) if row.needs_a_person else line
         yield from (f"      {safe(text)}" for text in _reasons(row))
+    yield from map(_disk_line, disks)
+
+
+def _disk_line(disk: Disk) -> str:
+    from mistamover.lines import shown, size
+
+    stopped = f"; stopped: {', '.join(map(shown, disk.stopped))}" if disk.stopped else ""
+    more = "; mistamover disk shows more" if disk.needs_a_person else ""
+    line = f"disk {shown(disk.mount)}: {disk.level}, {size(disk.free)} free{stopped}{more}"
+    return click.style(f"! {line}", fg="red", bold=True) if disk.needs_a_person else f"  {line}"
 
 
 def _cells(row: Row, now: float) -> tuple[str, ...]:
@@ -189,7 +201,7 @@ def _reasons(row: Row) -> Iterator[str]:
 # -- for machines ------------------------------------------------------------------------------------------
 
 
-def _json(service: Service, rows: Sequence[Row], *, runs: bool) -> Iterator[str]:
+def _json(service: Service, rows: Sequence[Row], disks: Sequence[Disk], *, runs: bool) -> Iterator[str]:
     from mistamover.lines import redacted
 
     told: dict[str, Any] = {
@@ -200,6 +212,7 @@ def _json(service: Service, rows: Sequence[Row], *, runs: bool) -> Iterator[str]
         "config": service.config,
         "findings": service.findings,
         "streams": {row.name: _members(row) for row in rows},
+        "disks": [asdict(one) for one in disks],
     }
     yield redacted(json.dumps(told))
 
