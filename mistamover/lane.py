@@ -16,7 +16,17 @@ from math import inf
 from typing import NamedTuple
 
 from mistamover import digest
-from mistamover.errors import MistamoverError, NameTaken, Parked, TargetDown, TargetFull, TargetRefused, UnitError
+from mistamover.disk import Space, fitting, takes
+from mistamover.errors import (
+    MistamoverError,
+    NameTaken,
+    NoRoom,
+    Parked,
+    TargetDown,
+    TargetFull,
+    TargetRefused,
+    UnitError,
+)
 from mistamover.options import Settings
 from mistamover.spool import Spool
 from mistamover.transports import transport_class
@@ -30,6 +40,19 @@ PART_BYTES = 32 * 2**20
 
 LOOK_EVERY = 1.0
 """Seconds for which a target without a stop file is taken to be so: a look costs a round trip, or a program."""
+ASKING_TAKES = 20
+"""Times as long as the target needed to tell its room that it is not asked again."""
+NO_ROOM = "the target is full: it has no room for what waits; make room there"
+
+
+class Answer(NamedTuple):
+    """What a target said of its room, and when it is to be asked again."""
+
+    room: Space | None = None
+    sent: int = 0
+    """What all lanes had sent by then."""
+    until: float = -inf
+    """On the monotonic clock."""
 
 
 class Carried(NamedTuple):
@@ -83,6 +106,8 @@ class Lane:
     """Bytes put on their way since the lane began, those of failed tries included."""
     moved: float = inf
     """When it last went on, on the monotonic clock; inf while nobody uses it."""
+    goal: int = 0
+    """What ``sent`` will be when its batch is staged: the difference is room that nobody else may have."""
     gives_up: bool = False
     """Whether its transport ends each wait by itself, however long that may rightly take."""
 
@@ -100,6 +125,7 @@ class Crew:
     parking: bool = False
     """Set to make every lane leave the file that it is sending."""
     baton: Baton = field(default_factory=lambda: Baton())
+    _answer: Answer = field(default_factory=lambda: Answer())
     _looked: float = -LOOK_EVERY
     """When the target was last seen to have no stop file, monotonic."""
     _free: list[Lane] = field(default_factory=list)
@@ -123,7 +149,7 @@ class Crew:
         try:
             yield lane
         finally:
-            lane.stage, lane.moved = "idle", inf
+            lane.stage, lane.moved, lane.goal = "idle", inf, 0
             with self._mutex:
                 self._free.append(lane)
 
@@ -137,12 +163,44 @@ class Crew:
         self._looked = now
         return False
 
+    def ask(self, transport: Transport) -> None:
+        """Ask the target for its room, unless that was done a moment ago; the longer that takes, the less often."""
+        began = time.monotonic()
+        if began < self._answer.until:
+            return
+        room, now = transport.room(), time.monotonic()
+        self._answer = Answer(room, self._sent, now + max(LOOK_EVERY, ASKING_TAKES * (now - began)))
+
+    def admit(self, lane: Lane, units: Sequence[Unit]) -> tuple[Sequence[Unit], list[Unit]]:
+        """The units of a batch for which the target has room, and the others.
+
+        In between two answers of the target we keep account: what was sent since is gone, and so is what other
+        lanes are about to send. Units that may be there already take nothing.
+        """
+        with self._mutex:
+            answer = self._answer
+            if answer.room is None:
+                return units, []
+            promised = sum(max(0, one.goal - one.sent) for one in self.lanes)
+            left = answer.room.free - max(0, self._sent - answer.sent) - promised
+            fits, others = fitting(
+                [unit for unit in units if not unit.may_be_there], answer.room._replace(free=left)
+            )
+            lane.goal = lane.sent + sum(takes(unit, answer.room.block) for unit in fits)
+            refused = {unit.path for unit in others}
+        return [unit for unit in units if unit.path not in refused], others
+
+    @property
+    def _sent(self) -> int:
+        return sum(lane.sent for lane in self.lanes)
+
     def disconnect(self) -> None:
         """End all connections, while no lane is used."""
         for lane in self.lanes:
             disconnect(lane)
         self.lanes.clear()
         self._free.clear()
+        self._answer = Answer()
 
     def finish(self) -> None:
         """Have all lanes that nobody uses end what they do by the side, before the threads that began it end."""
@@ -219,6 +277,7 @@ def prepare(settings: Settings) -> Carried:
             if crew.is_stopped(transport, since=0):
                 return Carried([], is_stopped=True)
             transport.sweep()
+            crew.ask(transport)
             transport.proof  # noqa: B018 - raises where the proof asked for cannot be had
         except (TargetDown, TargetRefused) as error:
             disconnect(lane)
@@ -235,7 +294,10 @@ def carry(settings: Settings, batch: Sequence[Unit]) -> Carried:
             transport = _connected(settings, crew, lane)
             if crew.is_stopped(transport):
                 return Carried([], is_stopped=True)
-            for outcome in deliver(transport, batch, lane):
+            crew.ask(transport)
+            fits, others = crew.admit(lane, batch)
+            refused = (Outcome(unit, NoRoom(NO_ROOM)) for unit in others)
+            for outcome in chain(refused, deliver(transport, fits, lane)):
                 outcomes.append(outcome)  # noqa: PERF402 - those before an error are kept
         except (TargetDown, TargetRefused) as error:
             disconnect(lane)

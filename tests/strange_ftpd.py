@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,12 +48,17 @@ class Handler(FTPHandler):  # type: ignore[misc]
 
 
 @contextmanager
-def strange_server(*lacks: str, max_cons_per_ip: int = 0, **attributes: Any) -> Iterator[tuple[int, type[Handler]]]:
-    """A server without these commands, its handler with these attributes; gives its port, and the handler."""
+def strange_server(
+    *lacks: str, max_cons_per_ip: int = 0, more: Mapping[str, Any] | None = None, **attributes: Any
+) -> Iterator[tuple[int, type[Handler]]]:
+    """A server without these commands, its handler with these attributes; gives its port, and the handler.
+
+    ``more`` are commands of its own, which the attributes carry out.
+    """
     config_logging(level=100)
     authorizer = DummyAuthorizer()
     authorizer.add_user(USER, PASSWORD, "/", perm="elradfmwMT")
-    known = {name: how for name, how in FTPHandler.proto_cmds.items() if name not in lacks}
+    known = {name: how for name, how in FTPHandler.proto_cmds.items() if name not in lacks} | dict(more or {})
     own = {"authorizer": authorizer, "said": [], "too_early": [], "proto_cmds": known, **attributes}
     handler = type("Own", (Handler,), own)
     server = FTPServer(("127.0.0.1", 0), handler)

@@ -47,6 +47,7 @@ FLOORS = {
     "transports": 2.2,
     "transports.ssh": 2.2,
     "transports.far_shell": 2.3,
+    "transports.far_space": 2.3,
     "transports.sftp_client": 2.3,
     "transports.ranges": 2.35,
     "transports.parents": 2.3,

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from mistamover.disk import Space
 from mistamover.errors import MistamoverError, TargetDown, TargetRefused
 from mistamover.transports import sftp_client as wire
 from mistamover.transports.sftp_client import IN_FLIGHT, SAFE_LENGTH, Packet, SftpClient, Status, string
@@ -390,7 +391,7 @@ def test_free_space_is_what_we_may_use(inodes: int, expected: int | None) -> Non
             extension("statvfs@openssh.com", "2"),
         )
     )
-    assert client.space(b"/") == wire.Space(30 * 4096, expected)
+    assert client.space(b"/") == Space(30 * 4096, expected, 100 * 4096, inodes, 4096)
 
 
 def test_data_goes_out_as_it_is() -> None:

@@ -16,6 +16,7 @@ from enum import Enum
 from hashlib import sha256
 from typing import ClassVar, Self
 
+from mistamover.disk import Space
 from mistamover.errors import NameTaken, TargetRefused
 from mistamover.options import Settings
 from mistamover.spool import Spool
@@ -135,6 +136,13 @@ class Transport(ABC):
     def is_stopped(self) -> bool:
         """Whether a stop file lies in the target directory. Only "it is not there" counts as no."""
 
+    def room(self) -> Space | None:
+        """What is free where units are staged; None where the far side does not tell.
+
+        Asked once in a while, and never relied on: a unit that finds no room after all is ``TargetFull``.
+        """
+        return None
+
     @abstractmethod
     def sweep(self) -> int:
         """Remove what earlier passes of this stream left staged, nothing else; gives how many files.
@@ -209,11 +217,14 @@ def stream_tag(settings: Settings) -> str:
     return sha256(origin.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
-def space(free: int, inodes: int | None) -> Iterator[Finding]:
-    """What to say about free bytes and inodes; ``inodes`` is None where the file system has no fixed number."""
-    yield _room(f"{free / 2**30:.1f} GiB free", free, 2**20, 2**30, "make room there")
-    if inodes is not None:
-        yield _room(f"{inodes:,} inodes free", inodes, 1, 10_000, "remove small files there")
+def space(room: Space | None) -> Iterator[Finding]:
+    """What to say about free bytes and inodes."""
+    if room is None:
+        yield Finding(Level.WARN, "the far side does not tell free space", "look at it there yourself")
+        return
+    yield _room(f"{room.free / 2**30:.1f} GiB free", room.free, 2**20, 2**30, "make room there")
+    if room.inodes is not None:
+        yield _room(f"{room.inodes:,} inodes free", room.inodes, 1, 10_000, "remove small files there")
 
 
 def _room(what: str, amount: int, least: int, enough: int, remedy: str) -> Finding:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, Self, TypeVar
 
 from mistamover import digest
+from mistamover.disk import Space
 from mistamover.errors import (
     NotTaken,
     NotVerified,
@@ -35,6 +36,7 @@ from mistamover.transports.contract import (
     Transport,
     endless_listing,
     is_file_name,
+    space,
     taken,
 )
 from mistamover.transports.ftp_client import FtpClient, Reply, Then, Transfer, log_in
@@ -249,6 +251,14 @@ class Ftp(Transport):
     def is_stopped(self) -> bool:
         """Whether the stop file lies in the target directory."""
         return bool(self._taken([f"{self.target}/{self.settings.outgoing.stop_file}"]))
+
+    def room(self) -> Space | None:
+        """By AVBL, where the server has it (draft-peterson-streamlined-ftp-command-extensions, 4): bytes alone."""
+        if "AVBL" not in self._features:
+            return None
+        reply = self._call(f"AVBL {self.staging}")
+        found = re.match(r"[0-9]+\b", reply.message)
+        return Space(int(found[0])) if reply.is_ok and found else None
 
     def sweep(self) -> int:
         """Remove files of ours from the staging directory."""
@@ -619,7 +629,7 @@ class Ftp(Transport):
         yield Finding(Level.OK, f"{self.target} exists")
         yield self._examine_staging()
         yield self._examine_proof()
-        yield Finding(Level.WARN, "the server does not tell free space", "look at it there yourself")
+        yield from space(self.room())
         if not _set_time(self._features):
             yield Finding(
                 Level.WARN, "the server sets no times: files get that of their arrival", "nothing to do here"

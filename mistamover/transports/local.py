@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import ClassVar, Self
 
-from mistamover import digest, fs
+from mistamover import digest, disk, fs
+from mistamover.disk import Space
 from mistamover.errors import (
     MistamoverError,
     NotTaken,
@@ -101,6 +101,12 @@ class Local(Transport):
         except OSError as error:
             raise TargetDown(f"{self.staging}: cannot be cleared: {error.strerror}") from error
         return len(ours)
+
+    def room(self) -> Space | None:
+        """By statvfs(3) of the staging place."""
+        with suppress(OSError):
+            return disk.room(disk.space(self._staging))
+        return None
 
     # -- the verbs -------------------------------------------------------------------------------------
 
@@ -322,8 +328,7 @@ class Local(Transport):
             yield Finding(Level.OK, f"{self.target} is writable")
         else:
             yield Finding(Level.FAIL, f"{self.target} is not writable", "give this user the right to write")
-        free = os.statvfs(self.target)
-        yield from space(shutil.disk_usage(self.target).free, free.f_favail if free.f_files else None)
+        yield from space(self.room())
         if os.fstat(self._staging).st_dev == os.stat(self.target).st_dev:
             yield Finding(Level.OK, "staging and target are on one file system")
         else:

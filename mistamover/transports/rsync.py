@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple, Self
 
 from mistamover import digest, rsync_options
+from mistamover.disk import Space
 from mistamover.errors import (
     MistamoverError,
     NotTaken,
@@ -35,8 +36,8 @@ from mistamover.errors import (
 from mistamover.options import RsyncNative as NativeOptions
 from mistamover.options import RsyncSsh as SshOptions
 from mistamover.rsync_options import Words
-from mistamover.transports import known_faults, ssh
-from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, taken
+from mistamover.transports import far_space, known_faults, ssh
+from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, space, taken
 from mistamover.transports.far_shell import SLOWEST_DISK
 from mistamover.transports.parents import no_directory, parents
 from mistamover.transports.rsync_run import (
@@ -568,7 +569,7 @@ class Rsync(Transport):
         yield Finding(Level.OK, f"reached {self.settings.outgoing.target_host} by rsync")
         yield Finding(Level.OK, f"{self.target} exists")
         yield from self._examine_staging()
-        yield Finding(Level.WARN, "rsync does not tell free space", "look at it there yourself")
+        yield from space(self.room())
         yield Finding(Level.WARN, "rsync does not tell when names are on disk", "nothing can be done here")
         yield from self._known_faults()
 
@@ -714,6 +715,8 @@ class RsyncSsh(Rsync):
     """Over ssh: all runs of a lane, and of its neighbour, share one log-in."""
 
     _connection: ssh.OpenSsh | None = None
+    _has_shell = True
+    """As far as we know: a program for each question is too much where none is answered."""
 
     @property
     def _options(self) -> SshOptions:
@@ -734,6 +737,15 @@ class RsyncSsh(Rsync):
     def _place(self, path: str) -> str:
         host = str(self.settings.outgoing.target_host)
         return f"{f'[{host}]' if ':' in host else host}:{path}/"
+
+    def room(self) -> Space | None:
+        """By df(1) in the account's shell, where it has one."""
+        if self._connection is None or not self._has_shell:
+            return None
+        shared = ["ssh", *self._connection.shared(self._words.shell), "--", str(self.settings.outgoing.target_host)]
+        found = far_space.asked(shared, self.staging, self._options.stall_timeout)
+        self._has_shell = found is not None
+        return found
 
     def _explain(self, result: Result) -> MistamoverError | None:
         if self._connection is not None and not self._connection.is_alive:

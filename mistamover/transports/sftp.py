@@ -12,7 +12,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Self, TypeVar
 
-from mistamover import digest
+from mistamover import digest, disk
+from mistamover.disk import Space
 from mistamover.errors import (
     MistamoverError,
     NotTaken,
@@ -282,6 +283,11 @@ class Sftp(Transport):
         """Whether the stop file lies in the target directory."""
         return self._attributes(f"{self.target}/{self.settings.outgoing.stop_file}") is not None
 
+    def room(self) -> Space | None:
+        """By statvfs@openssh.com, where the server has it."""
+        found = self._client.space(os.fsencode(self.staging))
+        return found and disk.room(found)
+
     def sweep(self) -> int:
         """Remove files of ours from the staging directory."""
         ours = [name for name in self._names(self.staging) if name.startswith(self.tag.encode())]
@@ -472,7 +478,7 @@ class Sftp(Transport):
 
     def _is_full(self, unit: Unit) -> bool:
         """SFTP version 3 has no word for a full disk: it only says that something failed."""
-        room = self._client.space(os.fsencode(self.staging))
+        room = self.room()
         return room is not None and (room.free < unit.size + 2**16 or room.inodes == 0)
 
     def _full(self) -> TargetFull:
@@ -721,11 +727,7 @@ class Sftp(Transport):
         yield Finding(Level.OK, f"logged in to {self.settings.outgoing.target_host}")
         yield Finding(Level.OK, f"{self.target} exists")
         yield from self._examine_staging()
-        room = self._client.space(os.fsencode(self.target))
-        if room is None:
-            yield Finding(Level.WARN, "the server does not tell free space", "look at it there yourself")
-        else:
-            yield from space(room.free, room.inodes)
+        yield from space(self.room())
         if not self._can_sync:
             yield Finding(Level.WARN, "the server does not tell when files are on disk", "nothing can be done here")
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
 
+from mistamover.disk import Space
 from mistamover.errors import TargetDown, TargetRefused
 from mistamover.transports.ssh import MOST_BUFFERS, Channel
 
@@ -103,13 +104,6 @@ class Attributes(NamedTuple):
 
     size: int | None
     mode: int | None
-
-
-class Space(NamedTuple):
-    """What statvfs@openssh.com tells, for us: bytes and inodes free; inodes None where they have no number."""
-
-    free: int
-    inodes: int | None
 
 
 READ = 0x01
@@ -345,8 +339,11 @@ class SftpClient:
         reply = self.call(Packet.EXTENDED, string(b"statvfs@openssh.com") + string(path))
         if reply.kind != Packet.EXTENDED_REPLY:
             return None
-        _, fragment, _, _, available, inodes, _, inodes_available, *_ = _numbers(reply.body, 11)
-        return Space(fragment * available, inodes_available if inodes else None)
+        _, block, blocks, _, available, inodes, _, inodes_available, *_ = _numbers(reply.body, 11)
+        is_numbered = inodes > 0
+        return Space(
+            block * available, inodes_available if is_numbered else None, block * blocks, inodes, max(block, 1)
+        )
 
 
 def _numbers(body: bytes, count: int) -> tuple[int, ...]:

@@ -1,0 +1,43 @@
+"""Asks a far side's shell for free space, by df(1) as POSIX has it, and GNU's for inodes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Sequence
+
+from mistamover.disk import Space, room
+from mistamover.transports.ssh import guarded
+
+_NUMBERS = re.compile(rb"^\S.*?\s([0-9]+)\s+([0-9]+)\s+(-?[0-9]+)\s+(?:[0-9]+%|-)\s", re.MULTILINE)
+
+
+def asked(ssh: Sequence[str], directory: str, patience: float) -> Space | None:
+    """What is free in a place behind an ssh command; None where nobody answers within ``patience`` seconds."""
+    place = shlex.quote(directory)
+    script = f"LC_ALL=C; export LC_ALL; df -Pk {place} && echo --- && df -Pi {place}"
+    try:
+        done = subprocess.run(
+            [*guarded(), *ssh, f"exec sh -c {shlex.quote(script)}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=patience,
+            start_new_session=True,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return parsed(done.stdout)
+
+
+def parsed(said: bytes) -> Space | None:
+    """What the two tables say: blocks of 1 KiB, and inodes where the second one is about these."""
+    blocks, _, inodes = said.partition(b"---\n")
+    found = _NUMBERS.search(blocks)
+    if b"1024-blocks" not in blocks or found is None:
+        return None
+    total, _, free = map(int, found.groups())
+    counts = _NUMBERS.search(inodes) if b"IFree" in inodes else None
+    all_inodes, _, left = map(int, counts.groups()) if counts else (0, 0, 0)
+    return room(Space(max(0, free) * 1024, left if all_inodes else None, total * 1024, all_inodes, 4096))
