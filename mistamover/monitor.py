@@ -154,7 +154,7 @@ class Monitor:
         self._set_stops(streams)
         for one in self._known.values():
             self._tell_level(one)
-        self._note_conditions()
+        self.note_conditions(self._known.values())
         heartbeat.write_disks(self._state_dir, [self._told(one) for one in self._known.values()])
         return min(map(self._next_look, self._known.values()), default=self.limits.poll_interval)
 
@@ -346,12 +346,13 @@ class Monitor:
         level = WARNING if one.level >= Level.LOW else INFO
         self._tell(level, f"{self._said(one)}; {f'stopped: {names}' if names else 'no stream is stopped'}")
 
-    def _note_conditions(self) -> None:
+    def note_conditions(self, known: Iterable[FileSystem]) -> None:
         """Have people told while a file system is low, or streams are stopped for it."""
         if self._board is None:
             return
-        low = {one.mount: one for one in self._known.values() if one.level >= Level.LOW or self._stopped(one)}
-        for mount in (self._mounts | {one.mount for one in self._known.values()}) - low.keys():
+        every = {one.mount: one for one in known}
+        low = {mount: one for mount, one in every.items() if one.level >= Level.LOW or self._stopped(one)}
+        for mount in (self._mounts | every.keys()) - low.keys():
             self._board.end(Trouble.DISK, about=mount)
         self._mounts = set(low)
         for mount, one in low.items():

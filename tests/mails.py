@@ -15,11 +15,13 @@ from mistamover import config, letter
 from mistamover.alert import Condition, Memory, Rules, Trouble, gate
 from mistamover.board import Board
 from mistamover.concerns import Concerns
+from mistamover.disk import Held, Level, Space
 from mistamover.errors import NotVerified, TargetDown, TargetFull, TargetRefused
 from mistamover.events import Event, Kind, Summary
 from mistamover.heartbeat import State
 from mistamover.letter import Sender
 from mistamover.log import MainLog
+from mistamover.monitor import FileSystem, Monitor
 from mistamover.supervisor import Child, Supervisor
 
 PAGE = Path(__file__).parents[1] / "docs/alerts.rst"
@@ -189,6 +191,21 @@ def broken(scene: Scene) -> Iterator[str]:
         yield scene.tell(*one.boards)
 
 
+def disk(scene: Scene) -> Iterator[str]:
+    board = scene.board_of("")
+    monitor = Monitor(scene.top, scene.settings.disk_space_monitor, lambda *_: None, board=board)
+    space = Space(812 * 2**20, 5_200_000, 931 * 2**30, 61_000_000)
+    low = FileSystem("/data", 1, Path("/data"), space, [scene.settings], held=Held.LOWER, level=Level.LOW)
+    monitor.note_conditions([low])
+    scene.now += 60
+    yield scene.tell(board)
+    scene.now += 7200
+    low.level, low.held = Level.GOOD, Held.NOBODY
+    monitor.note_conditions([low])
+    scene.now += 60
+    yield scene.tell(board)
+
+
 SCENES: dict[Trouble, Callable[[Scene], Iterator[str]]] = {
     Trouble.TARGET: target,
     Trouble.REFUSED: refused,
@@ -202,6 +219,7 @@ SCENES: dict[Trouble, Callable[[Scene], Iterator[str]]] = {
     Trouble.FATAL: fatal,
     Trouble.HUNG: hung,
     Trouble.CONFIG: broken,
+    Trouble.DISK: disk,
     Trouble.LOG: log,
 }
 
@@ -233,7 +251,7 @@ def _block(mail: str, *, is_whole: bool) -> str:
     if "base64" in head or "quoted-printable" in head:
         body = _decoded(mail)
     if not is_whole:
-        head = "\n".join(re.findall(r"^Subject: .*(?:\n .*)*", head, re.MULTILINE))
+        head = "\n".join(re.findall(r"^Subject:.*(?:\n .*)*", head, re.MULTILINE))
     body = body.rpartition("\n-- \n")[0] if is_whole else body.partition("\nWhat is open now:")[0]
     shown = textwrap.indent(f"{head}\n\n{body.strip()}", "    ")
     return f"::\n\n{shown}\n"
