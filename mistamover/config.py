@@ -45,6 +45,7 @@ _LIST = ("global", "data_stream_list")
 _MODE = ("outgoing", "transfer_mode")
 _IGNORE = ("data_stream", "ignore")
 _OLD_QUARANTINE = ("outgoing", "quarantine_dir")
+_OLD_ZIP = ("outgoing", "always_zip")
 PID_NAME = "mistamover.pid"
 ROOTS_PID_FILE = f"/run/mistamover/{PID_NAME}"
 
@@ -308,6 +309,11 @@ class Draft:
         protocol = self.texts.get(("outgoing", "transfer_protocol"), "")
         if self.texts.get((protocol, "transfer_mode")) == "mirror":
             self.texts[_MODE] = "mirror"
+        is_whole = self.texts.get(("data_stream", "transfer_unit")) == "directory"
+        zips = self.obsolete.get(_OLD_ZIP)
+        if is_whole and zips is not None and zips.text.lower() == "true":
+            del self.obsolete[_OLD_ZIP]
+            self.texts.setdefault(("outgoing", "package"), "zip")
         old_quarantine = self.texts.pop(_OLD_QUARANTINE, "")
         if self.obsolete and (spool := self.texts.get(_SPOOL)):
             self._ignore(old_quarantine or f"{spool}/quarantine", spool)
@@ -456,7 +462,7 @@ def _check_places(draft: Draft) -> None:
     spool = draft.values[_SPOOL]
     if spool is None:
         return
-    for key in (("global", "state_dir"), ("logging", "base_log_dir")):
+    for key in (("global", "state_dir"), ("logging", "base_log_dir"), ("outgoing", "work_dir")):
         if (path := draft.values[key]) and _lies_in(path, spool):
             draft.report(key, f"lies in the spool {shown(str(spool))}; give a directory outside of it")
     key = "outgoing", "target_dir"
@@ -469,6 +475,12 @@ def _check_places(draft: Draft) -> None:
         draft.report(key, f"{where} {shown(str(spool))}; give a directory outside of it")
     elif _lies_in(spool, target):
         draft.report(key, f"holds the spool {shown(str(spool))}; give a directory that does not")
+
+
+def _check_package(draft: Draft) -> None:
+    key = "outgoing", "package"
+    if draft.values[key] not in (None, "none") and draft.values["data_stream", "transfer_unit"] == "file":
+        draft.report(key, "packages directories; set [data_stream] transfer_unit = directory as well")
 
 
 def _lies_in(inner: Path, outer: Path) -> bool:
@@ -623,6 +635,7 @@ CHECKS: tuple[Callable[[Draft], None], ...] = (
     _check_target_dir,
     _check_places,
     _check_levels,
+    _check_package,
 )
 CHECKS_TO_RUN: tuple[Callable[[Draft], None], ...] = (
     _check_log_dir,

@@ -82,11 +82,13 @@ def _value(settings: Settings, section: str, option: str) -> object:
 def _of_the_spool(settings: Settings) -> Iterator[Difference]:
     source = settings.data_stream
     yield Difference("spool", "was made where it was missing", "must be there: an unmounted disk is no spool")
-    if _value(settings, "data_stream", "transfer_unit") != "directory":
+    if source.transfer_unit == "file":
         now = "each file in it is a unit of its own, with its path below the spool"
-        if ("data_stream", "transfer_unit") in OPTIONS:
-            now += "; as one unit: [data_stream] transfer_unit = directory"
+        now += "; as one unit: [data_stream] transfer_unit = directory"
         yield Difference("a directory in the spool", "was one unit; a move zipped it", now)
+    elif settings.outgoing.package == "none":
+        now = "is sent as it is, and removed last; as an archive: [outgoing] package = zip"
+        yield Difference("a directory in the spool", "was zipped by FTP, and removed before the transfer", now)
     usual = OPTIONS["data_stream", "ignore"].default
     if set(usual) <= set(source.ignore):
         now = "stay in the spool, as half-written; to take them: [data_stream] ignore = ,"

@@ -109,6 +109,12 @@ class NoRoom(TargetFull):
     """The target says that it has no room for this unit, which was not begun."""
 
 
+class NoRoomHere(UnitError):
+    """This host has no room for what has to be made of this unit: it waits, and is never set aside."""
+
+    fault = Fault.NEAR
+
+
 class UnitRefused(UnitError):
     """This unit can never be delivered as it is: it goes to quarantine at once."""
 

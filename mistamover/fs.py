@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
+from collections import deque
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import ctypes
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -22,7 +24,7 @@ FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 CREATE_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
-_RENAME_NOREPLACE = 1
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 _NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
@@ -87,22 +89,40 @@ def make_directory(name: str, dir_fd: int, mode: int = 0o777) -> None:
 
 
 def rename_new(source: str, source_fd: int, target: str, target_fd: int) -> None:
-    """Rename a file to a name that must be free; raises ``FileExistsError`` where it is not.
+    """Rename a file or directory to a name that must be free; raises ``FileExistsError`` where it is not.
 
     renameat2(2) with RENAME_NOREPLACE; where the file system does not know it, link and unlink.
     """
-    if _renameat2(source, source_fd, target, target_fd):
+    if _renameat2(source, source_fd, target, target_fd, _RENAME_NOREPLACE):
+        return
+    if stat.S_ISDIR(os.stat(source, dir_fd=source_fd, follow_symlinks=False).st_mode):
+        _rename_directory(source, source_fd, target, target_fd)
         return
     os.link(source, target, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
     os.unlink(source, dir_fd=source_fd)
 
 
-def _renameat2(source: str, source_fd: int, target: str, target_fd: int) -> bool:
+def _rename_directory(source: str, source_fd: int, target: str, target_fd: int) -> None:
+    """rename(2) of a directory replaces nothing but an empty directory, which costs nobody anything."""
+    try:
+        os.rename(source, target, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.ENOTDIR):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), source, None, target) from error
+        raise
+
+
+def exchange(one: str, one_fd: int, other: str, other_fd: int) -> bool:
+    """Give two things each other's name in one step (RENAME_EXCHANGE); False where the file system cannot."""
+    return _renameat2(one, one_fd, other, other_fd, _RENAME_EXCHANGE)
+
+
+def _renameat2(source: str, source_fd: int, target: str, target_fd: int, flags: int) -> bool:
     import ctypes
 
     if (function := _libc_renameat2()) is None:
         return False
-    if function(source_fd, os.fsencode(source), target_fd, os.fsencode(target), _RENAME_NOREPLACE) == 0:
+    if function(source_fd, os.fsencode(source), target_fd, os.fsencode(target), flags) == 0:
         return True
     code = ctypes.get_errno()
     if code in _NOT_SUPPORTED:
@@ -135,6 +155,15 @@ def is_being_written(fd: int) -> bool | None:
     return None if leased is None else not leased
 
 
+def is_open_for_writing(name: str, dir_fd: int) -> bool:
+    """Whether any process of this host is known to have the file open for writing."""
+    fd = os.open(name, FILE, dir_fd=dir_fd)
+    try:
+        return bool(is_being_written(fd))
+    finally:
+        os.close(fd)
+
+
 def lease(fd: int) -> bool | None:
     """Have the kernel hold up whoever opens the file of ``fd`` for writing, until ``fd`` is closed.
 
@@ -153,6 +182,83 @@ def lease(fd: int) -> bool | None:
 def has_lease(fd: int) -> bool:
     """Whether nobody has tried to write since :func:`lease`."""
     return fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK
+
+
+def walk(
+    root: int, top: str, enter: Callable[[str, int], None] = lambda _path, _fd: None
+) -> Iterator[tuple[str, os.stat_result]]:
+    """Everything from the directory ``top`` below ``root`` on, itself first, each directory before what is in it.
+
+    No link is followed. ``enter`` is told of each directory, with a descriptor that is the walk's. Raises
+    ``OSError`` where a directory cannot be read, or is gone by the time it is its turn.
+    """
+    below = Below(root)
+    directories = deque([top])
+    try:
+        while directories:
+            path = directories.popleft()
+            fd = below.directory(path)
+            enter(path, fd)
+            yield path, os.fstat(fd)
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    inner = f"{path}/{entry.name}"
+                    if entry.is_dir(follow_symlinks=False):
+                        directories.append(inner)
+                    else:
+                        yield inner, entry.stat(follow_symlinks=False)
+    finally:
+        below.forget()
+
+
+def remove_tree(
+    name: str, dir_fd: int, may_go: Callable[[str, int, os.stat_result], bool] = lambda _name, _fd, _found: True
+) -> bool:
+    """Remove a directory and what is in it, but for files that may not go; gives whether it is gone.
+
+    No link is followed, and what is mounted in it is left alone. ``may_go`` is asked just before, by the file's
+    name, the descriptor of its directory, and what was found there.
+    """
+    while _remove_some(name, dir_fd, may_go):
+        # A file system may pass over entries of a directory from which others are removed meanwhile.
+        try:
+            os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return True
+    return False
+
+
+def _remove_some(name: str, dir_fd: int, may_go: Callable[[str, int, os.stat_result], bool]) -> int:
+    """Go once through a directory and remove what may go; gives how much that was."""
+    directories: list[str] = []
+    below = Below(dir_fd)
+    device = os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_dev
+    removed = 0
+    try:
+        for path, found in walk(dir_fd, name):
+            parent, last = below.parent(path)
+            if found.st_dev == device and stat.S_ISDIR(found.st_mode):
+                directories.append(path)
+            elif found.st_dev == device and may_go(last, parent, found):
+                os.unlink(last, dir_fd=parent)
+                removed += 1
+        for path in reversed(directories):
+            below.forget()
+            parent, last = below.parent(path)
+            removed += _remove_empty(last, parent)
+    finally:
+        below.forget()
+    return removed
+
+
+def _remove_empty(name: str, dir_fd: int) -> bool:
+    try:
+        os.rmdir(name, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+            raise
+        return False
+    return True
 
 
 def sync_directory(fd: int) -> None:

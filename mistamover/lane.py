@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -16,6 +16,7 @@ from math import inf
 from typing import NamedTuple
 
 from mistamover import digest
+from mistamover.directories import DirectorySpool
 from mistamover.disk import Space, fitting, takes
 from mistamover.errors import (
     MistamoverError,
@@ -28,7 +29,7 @@ from mistamover.errors import (
     UnitError,
 )
 from mistamover.options import Settings
-from mistamover.spool import Spool
+from mistamover.packages import readable
 from mistamover.transports import transport_class
 from mistamover.transports.contract import Transport
 from mistamover.unit import ORDERS, Outcome, Unit, batches
@@ -245,7 +246,7 @@ def _crew() -> Crew:
 def _connected(settings: Settings, crew: Crew, lane: Lane) -> Transport:
     if lane.transport is None:
         lane.enter("connecting")
-        spool = Spool(settings.data_stream.directory, mirror=True, algorithm=settings.outgoing.checksum)
+        spool = readable(settings)
         transport = transport_class(settings.outgoing.transfer_protocol)(
             settings, spool, lambda size: crew.tick(lane, size), crew.baton
         )
@@ -285,7 +286,7 @@ def prepare(settings: Settings) -> Carried:
         return Carried([])
 
 
-def carry(settings: Settings, batch: Sequence[Unit]) -> Carried:
+def carry(settings: Settings, batch: Sequence[Unit], how: Deliver) -> Carried:
     """Deliver a batch: stage, verify and publish each unit. Repeating it is harmless."""
     crew = _crew()
     outcomes: list[Outcome] = []
@@ -297,7 +298,7 @@ def carry(settings: Settings, batch: Sequence[Unit]) -> Carried:
             crew.ask(transport)
             fits, others = crew.admit(lane, batch)
             refused = (Outcome(unit, NoRoom(NO_ROOM)) for unit in others)
-            for outcome in chain(refused, deliver(transport, fits, lane)):
+            for outcome in chain(refused, how(transport, fits, lane)):
                 outcomes.append(outcome)  # noqa: PERF402 - those before an error are kept
         except (TargetDown, TargetRefused) as error:
             disconnect(lane)
@@ -313,28 +314,36 @@ def discard(settings: Settings, units: Sequence[Unit]) -> None:
     crew = _crew()
     with crew.lane() as lane:
         try:
-            _connected(settings, crew, lane).discard(units)
+            transport = _connected(settings, crew, lane)
+            if isinstance(transport.spool, DirectorySpool):
+                transport.discard_directories(units)
+            else:
+                transport.discard(units)
         except (TargetDown, TargetRefused):
             disconnect(lane)
 
 
+Deliver = Callable[[Transport, Sequence[Unit], Lane], Iterator[Outcome]]
+"""How a batch is delivered, by what its units are: :func:`deliver` for files."""
+
+
 def deliver(transport: Transport, batch: Sequence[Unit], lane: Lane) -> Iterator[Outcome]:
     """Send all of a batch; while the far side proves one part of it, the next is on its way."""
-    if there := _already_there(transport, [unit for unit in batch if unit.may_be_there], lane):
+    if there := already_there(transport, [unit for unit in batch if unit.may_be_there], lane):
         yield from map(Outcome, there.values())
         batch = [unit for unit in batch if unit.path not in there]
     lane.enter("sending")
     failed: list[Outcome] = []
-    proven = _stage(transport, batch, failed)
+    proven = stage(transport, batch, failed)
     if len(full := [outcome.unit for outcome in failed if isinstance(outcome.error, TargetFull)]) > 1:
         # What large ones had taken is free again; smaller ones may fit.
         failed = [outcome for outcome in failed if not isinstance(outcome.error, TargetFull)]
-        proven += _stage(transport, sorted(full, key=ORDERS["smallest"]), failed)
+        proven += stage(transport, sorted(full, key=ORDERS["smallest"]), failed)
     yield from failed
     yield from _finish(transport, chain.from_iterable(proven), lane)
 
 
-def _already_there(transport: Transport, units: Sequence[Unit], lane: Lane) -> dict[str, Unit]:
+def already_there(transport: Transport, units: Sequence[Unit], lane: Lane) -> dict[str, Unit]:
     """The units that the target holds byte for byte under their names, with their proofs; none of them is sent."""
     if not units:
         return {}
@@ -349,7 +358,7 @@ def _already_there(transport: Transport, units: Sequence[Unit], lane: Lane) -> d
     return {unit.path: unit for unit, error in transport.compare(hashed) if error is None}
 
 
-def _stage(transport: Transport, batch: Sequence[Unit], failed: list[Outcome]) -> list[Iterator[Outcome]]:
+def stage(transport: Transport, batch: Sequence[Unit], failed: list[Outcome]) -> list[Iterator[Outcome]]:
     """Send, begin to verify what was sent, and discard what was not, which goes to ``failed``."""
     sent = _sent(transport.send(batch), failed)
     proven = [transport.verify(part) for part in batches(sent, PART_FILES, PART_BYTES)]

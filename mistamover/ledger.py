@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from mistamover import fs
 from mistamover.errors import Held, LedgerError
-from mistamover.unit import Identity, Record, State, Unit
+from mistamover.unit import Content, Identity, Record, State, Unit
 
-VERSION = 1
+VERSION = 2
 TIMEOUT = 10.0
 """Seconds to wait for another process that reads or writes."""
 
@@ -38,6 +38,19 @@ CREATE TABLE delivery (
 ) STRICT;
 CREATE INDEX delivery_open ON delivery (path, target) WHERE state <> 'removed';
 """
+
+_MIGRATIONS = {
+    2: """
+CREATE TABLE content (
+    delivery INTEGER NOT NULL,
+    path BLOB NOT NULL,
+    size INTEGER NOT NULL,
+    digest TEXT NOT NULL,
+    PRIMARY KEY (delivery, path)
+) STRICT, WITHOUT ROWID;
+"""
+}
+"""What makes a ledger of the version before one of this version."""
 
 _COLUMNS = "id, path, target, state, size, algorithm, digest, proof, attempts, next_try, reason, changed"
 
@@ -207,7 +220,16 @@ class Ledger(View):
     def deliver(self, units: Sequence[Unit], now: float) -> list[int]:
         """Record units as delivered, on disk when this returns; gives the number of each one's record."""
         with self._transaction() as db:
-            return [self._insert(db, unit, State.DELIVERED, now) for unit in units]
+            records = [self._insert(db, unit, State.DELIVERED, now) for unit in units]
+            db.executemany(
+                "INSERT INTO content VALUES (?,?,?,?)",
+                (
+                    (record, os.fsencode(content.path), content.size, content.digest)
+                    for record, unit in zip(records, units, strict=True)
+                    for content in unit.contents
+                ),
+            )
+            return records
 
     def removed(self, records: Iterable[int], now: float) -> None:
         """Record that the sources of these deliveries are gone."""
@@ -295,10 +317,23 @@ def _open(path: Path) -> sqlite3.Connection:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > VERSION:
             raise LedgerError(f"{path}: written by a newer mistamover (format {version}); upgrade this one")
-        return db if version else _with_schema(db)
+        if not version:
+            return _with_schema(db)
+        if version < VERSION:
+            db.executescript(_script(_migrations(version)))
+        return db
     except BaseException:
         db.close()
         raise
+
+
+def _migrations(version: int) -> str:
+    """What makes a ledger of that version one of ours."""
+    return "".join(_MIGRATIONS[number] for number in range(version + 1, VERSION + 1))
+
+
+def _script(statements: str) -> str:
+    return f"BEGIN IMMEDIATE; {statements} PRAGMA user_version = {VERSION}; COMMIT;"
 
 
 def _open_to_read(path: Path) -> sqlite3.Connection | None:
@@ -330,7 +365,7 @@ def _connect_to_read(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _with_schema(db: sqlite3.Connection) -> sqlite3.Connection:
-    db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+    db.executescript(_script(_SCHEMA + _migrations(1)))
     return db
 
 
@@ -370,6 +405,22 @@ def entries(
                 values,
             ):
                 yield Entry(row[0], os.fsdecode(row[1]), row[2], State(row[3]), *row[4:])
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise LedgerError(f"{path}: cannot be read: {error}") from error
+
+
+def contents(path: Path, record: int) -> list[Content]:
+    """The files of a directory that was delivered, by the number of its record; of a file there are none."""
+    try:
+        if (db := _open_to_read(path)) is None:
+            return []
+        try:
+            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'content'").fetchone():
+                return []  # written by an earlier version
+            rows = db.execute("SELECT path, size, digest FROM content WHERE delivery = ? ORDER BY path", (record,))
+            return [Content(os.fsdecode(row[0]), row[1], row[2]) for row in rows]
         finally:
             db.close()
     except sqlite3.Error as error:

@@ -80,9 +80,11 @@ def safe(text: str) -> str:
 _SIZES = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
-def files(count: int) -> str:
-    """A number of files, for people."""
-    return "1 file" if count == 1 else f"{count:,} files"
+def files(count: int, unit: str = "file") -> str:
+    """A number of files, or of what else a stream's units are (``file`` or ``directory``), for people."""
+    if count == 1:
+        return f"1 {unit}"
+    return f"{count:,} {'directories' if unit == 'directory' else f'{unit}s'}"
 
 
 def size(amount: float) -> str:

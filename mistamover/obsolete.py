@@ -12,6 +12,8 @@ OBSOLETE: dict[Key, str] = {
     ("global", "debug_on"): "[logging] log_level = DEBUG writes more, and --debug shows it",
     ("logging", "port"): "there is no log server: each stream writes its own log",
     ("outgoing", "quarantine_dir"): "units are set aside in SPOOL/.mistamover/quarantine",
+    ("outgoing", "dir_size_limit"): "a directory may be of any size; before it is packaged, room is looked for",
+    ("outgoing", "always_zip"): "[outgoing] package = zip sends directories as archives",
     ("rsync_ssh", "use_checksum"): _PROVEN,
     ("rsync_ssh", "check_size"): _PROVEN,
     ("rsync_native", "use_checksum"): _PROVEN,
@@ -27,14 +29,11 @@ OBSOLETE: dict[Key, str] = {
 
 NOT_YET: dict[Key, tuple[str, ...] | None] = {
     ("global", "base_incoming_dir"): None,
-    ("data_stream", "transfer_unit"): ("file",),
     ("incoming", "require_arrival_monitor"): ("false",),
     ("incoming", "directory"): None,
     ("outgoing", "target_uses_arrival_monitor"): ("false",),
     ("outgoing", "receipt_file_poll_count"): None,
     ("outgoing", "receipt_file_poll_interval"): None,
-    ("outgoing", "dir_size_limit"): None,
-    ("outgoing", "always_zip"): ("false",),
     **{
         (section, f"{kind}_file_extension"): None
         for section in ("incoming", "outgoing")

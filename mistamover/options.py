@@ -383,6 +383,11 @@ class DataStream(Section):
             "derived": "$(global:base_data_dir)/$(data_stream:name) where that is set, else compulsory"
         },
     )
+    transfer_unit: Literal["file", "directory"] = Field(
+        "file",
+        description="What is a unit: each file in the spool, or each directory at its top with all that is in it, "
+        "which is sent as a whole or not at all.",
+    )
     settle_time: Seconds = Field(5.0, description="A unit is taken when it has not changed for this long.")
     ignore: Patterns = Field(
         ("*.tmp", "*.part", "*.partial", "*.filepart", "*.swp", "*~"),
@@ -446,6 +451,16 @@ class Outgoing(Section):
         description="The directory at the target under which the units get their final names. For rsync_native it "
         "begins with the daemon's module.",
         examples=["/data/incoming"],
+    )
+    package: Literal["none", "zip", "tar"] = Field(
+        "none",
+        description="Send an archive of each directory, NAME.zip or NAME.tar, in its place; for "
+        "transfer_unit = directory.",
+    )
+    work_dir: AbsolutePath | None = Field(
+        None,
+        description="Where archives are made, in a directory of ours; without it, in the stream's directory in "
+        "state_dir. Each lane needs room for one.",
     )
     create_target: Flag = Field(
         False,

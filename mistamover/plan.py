@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 
+from mistamover.directories import spool_of
 from mistamover.events import Event, Kind
 from mistamover.ledger import View
 from mistamover.options import Settings
-from mistamover.spool import Skipped, Spool
+from mistamover.spool import Skipped
 from mistamover.stream import skipped_event, state_directory, target_name, when
 from mistamover.unit import OWN_NAME, Ignored, Record, Unit, Verdict, judge, looks_settled
 
@@ -16,8 +17,7 @@ from mistamover.unit import OWN_NAME, Ignored, Record, Unit, Verdict, judge, loo
 def plan(settings: Settings) -> Iterator[Event]:
     """What a pass would do, and why it would skip what it would skip. Touches nothing."""
     mirror = settings.outgoing.transfer_mode == "mirror"
-    checksum = settings.outgoing.checksum
-    spool = Spool(settings.data_stream.directory, mirror=True, algorithm=checksum)
+    spool = spool_of(settings, mirror=True)
     view = View(state_directory(settings), target_name(settings))
     skipped: list[Skipped] = []
     try:

@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from mistamover.directories import spool_of
 from mistamover.disk import Need, Stage
 from mistamover.errors import UnitError
 from mistamover.ledger import Ledger
@@ -46,7 +47,7 @@ def held(settings: Settings) -> Iterator[tuple[Spool, Ledger]]:
     checksum = settings.outgoing.checksum
     with (
         closing(Ledger(state_directory(settings), target_name(settings), checksum)) as ledger,
-        closing(Spool(settings.data_stream.directory, mirror=False, algorithm=checksum)) as spool,
+        closing(spool_of(settings, mirror=False)) as spool,
     ):
         spool.hold()
         yield spool, ledger

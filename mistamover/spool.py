@@ -26,6 +26,8 @@ from mistamover.unit import OWN_NAME, Identity, Unit
 TRASH = f"{OWN_NAME}/trash"
 QUARANTINE = f"{OWN_NAME}/quarantine"
 REASON = ".reason"
+PROVEN = "-proven"
+"""How the names of directories in the trash end that were found to be what was sent: they go, whatever happens."""
 LONGEST_LINE = 200
 """Bytes of what a stop file says that are shown."""
 TWINS = 64
@@ -33,7 +35,7 @@ TWINS = 64
 LONGEST_NUMBER = 19
 """Digits of what SQLite takes for a number."""
 
-_KINDS = {
+KINDS = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -341,7 +343,7 @@ class Spool:
                 elif entry.is_dir(follow_symlinks=False):
                     directories.append(prefix + name)
                 else:
-                    skip(Skipped(prefix + name, f"is {_kind_of(entry)}"))
+                    skip(Skipped(prefix + name, f"is {kind_of(entry)}"))
 
     def look_again(self, units: Iterable[Unit]) -> Iterator[Unit | None]:
         """Each unit as it is now; None for one that is gone."""
@@ -397,17 +399,17 @@ class Spool:
             if is_leased is False or not self._is_what_was_sent(Identity.of(os.fstat(fd)), unit.identity):
                 raise changed
             trash = self._trash_directory()
-            captured = _captured(record, unit.path)
-            fs.rename_new(name, parent, captured, trash)
-            if _is_unchanged(captured, trash, unit.identity) and (not is_leased or fs.has_lease(fd)):
-                os.unlink(captured, dir_fd=trash)
+            aside = captured(record, unit.path)
+            fs.rename_new(name, parent, aside, trash)
+            if _is_unchanged(aside, trash, unit.identity) and (not is_leased or fs.has_lease(fd)):
+                os.unlink(aside, dir_fd=trash)
             else:
-                fs.rename_new(captured, trash, name, parent)
+                fs.rename_new(aside, trash, name, parent)
                 raise changed
             if is_leased and self._keep_twin(fd, unit.identity):
                 fd = -1
         except OSError as error:
-            raise _cannot_remove(error) from error
+            raise cannot_remove(error) from error
         finally:
             if fd >= 0:
                 os.close(fd)
@@ -459,7 +461,7 @@ class Spool:
         for name in os.listdir(trash):
             number = name.partition("-")[0]
             record = known(int(number)) if number.isdecimal() and len(number) < LONGEST_NUMBER else None
-            if record is None or name != _captured(int(number), record[0]):
+            if record is None or name.removesuffix(PROVEN) != captured(int(number), record[0]):
                 yield (
                     f"{TRASH}/{name}",
                     "kept: the record of what was moved from where is lost; look where it belongs",
@@ -469,7 +471,7 @@ class Spool:
 
     def _recover_one(self, trash: int, name: str, path: str, identity: Identity, delivered: bool) -> str:
         try:
-            if delivered and _is_unchanged(name, trash, identity) and not _is_open_for_writing(name, trash):
+            if delivered and _is_unchanged(name, trash, identity) and not fs.is_open_for_writing(name, trash):
                 os.unlink(name, dir_fd=trash)
                 return "removed: it had been delivered"
             directory, _, last = path.rpartition("/")
@@ -527,14 +529,14 @@ class Spool:
         try:
             aside = self._own(f"{QUARANTINE}/{record}")
         except OSError as error:
-            raise _cannot_remove(error) from error
+            raise cannot_remove(error) from error
         try:
             with open(os.open(REASON, fs.CREATE, 0o644, dir_fd=aside), "wb") as file:
                 file.write(os.fsencode(f"{unit.path}\n{reason}\n"))
             parent, name = self._below.parent(unit.path)
             fs.rename_new(name, parent, name, aside)
         except OSError as error:
-            raise _cannot_remove(error) from error
+            raise cannot_remove(error) from error
         finally:
             os.close(aside)
 
@@ -567,19 +569,27 @@ class Spool:
         except OSError as error:
             raise SourceGone("it is not in quarantine any more") from error
         try:
-            if not _is_unchanged(name, aside, identity) or _is_open_for_writing(name, aside):
+            if not self._is_still(name, aside, identity):
                 raise SourceMoved("it changed since it was set aside")
-            os.unlink(name, dir_fd=aside)
+            self._delete(name, aside)
             with suppress(OSError):
                 os.unlink(REASON, dir_fd=aside)
                 os.rmdir(str(record), dir_fd=self._below.directory(QUARANTINE))
         except OSError as error:
-            raise _cannot_remove(error) from error
+            raise cannot_remove(error) from error
         finally:
             os.close(aside)
 
+    def _is_still(self, name: str, dir_fd: int, identity: Identity) -> bool:
+        """Whether what was set aside is what it was, and nobody writes to it."""
+        return _is_unchanged(name, dir_fd, identity) and not fs.is_open_for_writing(name, dir_fd)
 
-def _captured(record: int, path: str) -> str:
+    @staticmethod
+    def _delete(name: str, dir_fd: int) -> None:
+        os.unlink(name, dir_fd=dir_fd)
+
+
+def captured(record: int, path: str) -> str:
     """The name in the trash: its end says whether a record with that number means this file at all."""
     return f"{record}-{sha256(os.fsencode(path)).hexdigest()[:16]}"
 
@@ -588,22 +598,16 @@ def _is_unchanged(name: str, dir_fd: int, identity: Identity) -> bool:
     return Identity.of(os.stat(name, dir_fd=dir_fd, follow_symlinks=False)).is_same_but_for_ctime(identity)
 
 
-def _is_open_for_writing(name: str, dir_fd: int) -> bool:
-    fd = os.open(name, fs.FILE, dir_fd=dir_fd)
+def kind_of(entry: os.DirEntry[str]) -> str:
+    """What to call something that is neither a file nor a directory."""
     try:
-        return bool(fs.is_being_written(fd))
-    finally:
-        os.close(fd)
-
-
-def _kind_of(entry: os.DirEntry[str]) -> str:
-    try:
-        return _KINDS.get(stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode), "no regular file")
+        return KINDS.get(stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode), "no regular file")
     except OSError:
         return "gone"
 
 
-def _cannot_remove(error: OSError) -> UnitError:
+def cannot_remove(error: OSError) -> UnitError:
+    """The error of a unit that cannot be taken out of the spool."""
     if isinstance(error, FileNotFoundError):
         return SourceGone("it is gone")
     return UnitError(f"cannot be taken out of the spool: {error.strerror}")

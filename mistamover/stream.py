@@ -18,7 +18,8 @@ from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from mistamover import lane
+from mistamover import lane, whole
+from mistamover.directories import spool_of
 from mistamover.errors import (
     Fault,
     Held,
@@ -37,10 +38,12 @@ from mistamover.lane import Carried, Crew
 from mistamover.ledger import Ledger
 from mistamover.lines import files, shown
 from mistamover.options import Settings
+from mistamover.packages import prepare_place
 from mistamover.spool import Skipped, Spool
 from mistamover.transports import transport_class
 from mistamover.transports.contract import stream_tag
 from mistamover.unit import (
+    BATCH_DIRECTORIES,
     ORDERS,
     OWN_NAME,
     Identity,
@@ -165,6 +168,7 @@ class Stream:
         self._executor: ThreadPoolExecutor | None = None
         self._full: UnitError | None = None
         self._abandoned: list[Unit] = []
+        self._how, self._batch_files = _way(settings)
         self._spool = self._opened_spool(mirror=self._mirror)
         self._is_lent = False
         try:
@@ -174,8 +178,7 @@ class Stream:
             raise
 
     def _opened_spool(self, *, mirror: bool) -> Spool:
-        directory = self.settings.data_stream.directory
-        return Spool(directory, mirror=mirror, algorithm=self.settings.outgoing.checksum)
+        return spool_of(self.settings, mirror=mirror)
 
     def _opened_ledger(self) -> Ledger:
         return Ledger(state_directory(self.settings), target_name(self.settings), self.settings.outgoing.checksum)
@@ -183,6 +186,7 @@ class Stream:
     def __enter__(self) -> Self:
         try:
             self._spool.hold()
+            prepare_place(self.settings)
             self._recover()
         except BaseException:
             self.__exit__()
@@ -440,7 +444,8 @@ class Stream:
                 self._tell_settling(unit)
             return
         settle_time = self.settings.data_stream.settle_time
-        self._report(Event(Kind.SETTLING, reason=f"{files(len(young))} changed within the last {settle_time:g} s"))
+        number = files(len(young), self.settings.data_stream.transfer_unit)
+        self._report(Event(Kind.SETTLING, reason=f"{number} changed within the last {settle_time:g} s"))
         began = time.monotonic()
         self._stop.wait(settle_time + 0.01, self.breathe)
         self.summary.settling += time.monotonic() - began
@@ -489,9 +494,8 @@ class Stream:
         """Hand batches to lanes until all are carried, the target fails, or somebody asks us to stop."""
         order = self.settings.data_stream.order
         units.sort(key=ORDERS[order])
-        kind = transport_class(self.settings.outgoing.transfer_protocol)
         lanes = min(FIRST_LANES, self.settings.outgoing.lanes)
-        waiting = deque(even_batches(units, lanes, kind.batch_files))
+        waiting = deque(even_batches(units, lanes, self._batch_files))
         failures = 0
         while waiting and self._may_go_on():
             delivered = self.summary.counts[Kind.DELIVERED]
@@ -535,7 +539,7 @@ class Stream:
 
     def _submit(self, batch: Sequence[Unit], running: dict[Future[Carried], Begun]) -> None:
         units = named(batch, self._begin, next(self._tries))
-        running[self._lanes().submit(lane.carry, self.settings, units)] = Begun(units, time.monotonic())
+        running[self._lanes().submit(lane.carry, self.settings, units, self._how)] = Begun(units, time.monotonic())
 
     def _may_go_on(self) -> bool:
         return self.summary.error is None and not self._stop.is_asked and not self._is_paused()
@@ -691,6 +695,14 @@ class Stream:
             settle_time = self.settings.data_stream.settle_time
             again = self._spool.prune(self._emptied - {""}, settle_time, time.time())
             self._emptied = set(islice(again, WINDOW))
+
+
+def _way(settings: Settings) -> tuple[lane.Deliver, int]:
+    """How lanes deliver the stream's units, and how many a lane takes at once."""
+    if settings.data_stream.transfer_unit == "directory":
+        is_packaged = settings.outgoing.package != "none"
+        return whole.deliver_packages if is_packaged else whole.deliver, BATCH_DIRECTORIES
+    return lane.deliver, transport_class(settings.outgoing.transfer_protocol).batch_files
 
 
 def _unwatched(_path: str, _fd: int) -> None:

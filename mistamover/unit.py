@@ -18,6 +18,8 @@ from mistamover.errors import UnitError
 
 BATCH_FILES = 1024
 BATCH_BYTES = 256 * 2**20
+BATCH_DIRECTORIES = 16
+"""Directories that a lane takes at once: few, so that all lanes have some."""
 LONGEST_WAIT = 6 * 3600.0
 """Seconds after which the doubling of a failing unit's wait stops."""
 
@@ -69,8 +71,17 @@ BATCH_DIGITS = 18
 """How many digits of a staged name say in which try of which batch it was given."""
 
 
+class Content(NamedTuple):
+    """One file of a directory that was delivered."""
+
+    path: str
+    """In the spool: it begins with the directory's name."""
+    size: int
+    digest: str
+
+
 class Unit(NamedTuple):
-    """One file on its way. Values: every step makes a new one."""
+    """One file, or one whole directory, on its way. Values: every step makes a new one."""
 
     path: str
     identity: Identity
@@ -86,11 +97,47 @@ class Unit(NamedTuple):
     """Whether the target is to be looked at before it is sent: a mirror has lost its ledger, or has a first one."""
     attempt: int = 1
     """Which try of this very file this is: those that failed, and those that a failing target cut off, count."""
+    contents: tuple[Content, ...] = ()
+    """Of a directory that was sent: its files."""
+    renamed: str = ""
+    """Its path at the target, where that is another one than in the spool."""
+
+    @property
+    def final(self) -> str:
+        """Its path at the target."""
+        return self.renamed or self.path
 
     @property
     def size(self) -> int:
         """Bytes when it was found."""
         return self.identity.size
+
+
+class Folder(NamedTuple):
+    """A directory within a directory that is a unit, or that one itself."""
+
+    path: str
+    """In the spool."""
+    mtime_ns: int
+
+
+class Directory(NamedTuple):
+    """A directory that is a unit, and all that is in it."""
+
+    unit: Unit
+    files: Sequence[Unit]
+    folders: Sequence[Folder]
+    """The directory itself first, and each before those in it."""
+
+    def below(self, path: str) -> str:
+        """The path of something in it, from the directory on; empty for itself."""
+        return path[len(self.unit.path) + 1 :]
+
+    @property
+    def entries(self) -> set[str]:
+        """The paths of all that is in it, from the directory on; those of directories end in a slash."""
+        folders = {f"{self.below(folder.path)}/" for folder in self.folders[1:]}
+        return folders | {self.below(file.path) for file in self.files}
 
 
 class Outcome(NamedTuple):

@@ -127,6 +127,7 @@ class Worker:
         self._target = target_name(settings)
         self._is_mirror = settings.outgoing.transfer_mode == "mirror"
         self._is_ignored = Ignored(settings.data_stream.ignore)
+        self._unit = settings.data_stream.transfer_unit
         self._last_unit = settings.data_stream.completion_file
         self._is_last_delivered: bool | None = None
         """Whether the unit that is to be the last was; None until the record was asked."""
@@ -417,7 +418,7 @@ class Worker:
 
     def outcome(self, summary: Summary) -> str:
         """What it came to, in one line."""
-        said = "; ".join(filter(None, [self._deliveries(summary), _unfinished(summary)]))
+        said = "; ".join(filter(None, [self._deliveries(summary), _unfinished(summary, self._unit)]))
         return said or ("paused" if summary.is_paused else "nothing to do")
 
     def _deliveries(self, summary: Summary) -> str:
@@ -428,7 +429,7 @@ class Worker:
         worked = summary.seconds - summary.settling
         span = duration(summary.seconds)
         rate = f" ({size(amount / max(worked, 0.001))}/s)" if amount else ""
-        return f"{verb} {files(count)}, {size(amount)} in {span}{rate}, {_proven(summary, count)}"
+        return f"{verb} {files(count, self._unit)}, {size(amount)} in {span}{rate}, {_proven(summary, count)}"
 
     def progress(self) -> Progress | None:
         """How far the pass that is under way has come; None where none is. For other threads."""
@@ -460,7 +461,8 @@ class Worker:
     def _tell_progress(self) -> None:
         now = self.progress()
         if now is not None and any(stage != "idle" for stage in now.stages):
-            done = f"{now.files:,} of {files(now.all_files)}, {size(now.bytes)} of {size(now.all_bytes)}"
+            units = files(now.all_files, self._unit)
+            done = f"{now.files:,} of {units}, {size(now.bytes)} of {size(now.all_bytes)}"
             self.log.tell(INFO, f"so far {done}")
 
 
@@ -593,8 +595,8 @@ def _proven(summary: Summary, count: int) -> str:
     return ", ".join(f"{number:,} {_PROOFS.get(proof, proof)}" for proof, number in summary.proofs.items())
 
 
-def _unfinished(summary: Summary) -> str:
+def _unfinished(summary: Summary, unit: str) -> str:
     left = summary.found - summary.counts[Kind.DELIVERED]
     if left and (summary.error or summary.is_paused or summary.is_interrupted):
-        return f"{left:,} of {files(summary.found)} not delivered"
+        return f"{left:,} of {files(summary.found, unit)} not delivered"
     return ", ".join(text.format(summary.counts[kind]) for kind, text in _OPEN if summary.counts[kind])

@@ -115,6 +115,25 @@ class TestRenameNew:
         assert (tmp_path / "from").read_bytes() == b"content"
         assert (tmp_path / "precious").read_bytes() == b"precious"
 
+    def test_a_directory_is_renamed_with_what_is_in_it(self, tmp_path: Path, root: int) -> None:
+        (tmp_path / "from/below").mkdir(parents=True)
+        fs.rename_new("from", root, "to", root)
+        assert (tmp_path / "to/below").is_dir()
+        (tmp_path / "from").mkdir()
+        (tmp_path / "file").write_bytes(b"precious")
+        for taken in ("to", "file"):
+            with pytest.raises(FileExistsError):
+                fs.rename_new("from", root, taken, root)
+        assert (tmp_path / "to/below").is_dir()
+        assert (tmp_path / "file").read_bytes() == b"precious"
+
+    def test_two_directories_exchange_their_names_or_nothing_happens(self, tmp_path: Path, root: int) -> None:
+        (tmp_path / "one/first").mkdir(parents=True)
+        (tmp_path / "other").mkdir()
+        is_done = fs.exchange("one", root, "other", root)
+        assert (tmp_path / "other/first").is_dir() == is_done
+        assert sorted(os.listdir(tmp_path)) == ["one", "other"]
+
     def test_a_link_is_renamed_itself(self, tmp_path: Path, root: int) -> None:
         (tmp_path / "from").symlink_to("precious")
         fs.rename_new("from", root, "to", root)
@@ -355,3 +374,21 @@ def test_making_a_directory_that_is_there_is_no_error(tmp_path: Path, root: int)
     (tmp_path / "link").symlink_to("nowhere")
     fs.make_directory("link", root)
     assert (tmp_path / "link").is_symlink()
+
+
+def test_a_tree_is_removed_through_no_link_and_but_for_what_may_not_go(tmp_path: Path, root: int) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/precious").write_bytes(b"precious")
+    for path in ("tree/deep/down", "tree/empty"):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "tree/deep/large").write_bytes(bytes(100))
+    (tmp_path / "tree/deep/down/small").write_bytes(b"1")
+    (tmp_path / "tree/link").symlink_to("../outside")
+    assert not fs.remove_tree("tree", root, lambda _name, _fd, found: found.st_size < 50)
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("tree/**/*"))] == [
+        "tree/deep",
+        "tree/deep/large",
+    ]
+    assert fs.remove_tree("tree", root)
+    assert os.listdir(tmp_path) == ["outside"]
+    assert (tmp_path / "outside/precious").read_bytes() == b"precious"

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from mistamover import config
 from mistamover.errors import Held, LedgerError
-from mistamover.ledger import VERSION, Entry, Ledger, View, entries
+from mistamover.ledger import _SCHEMA, VERSION, Entry, Ledger, View, contents, entries
 from mistamover.stream import Stream
-from mistamover.unit import Identity, State, Unit
+from mistamover.unit import Content, Identity, State, Unit
 
 TARGET = "sftp://user@host/data"
 NOW = 1_800_000_000.25
@@ -259,6 +259,26 @@ def test_a_full_disk_is_said_and_goes_by(ledger: Ledger) -> None:
 
 
 # -- what cannot be used -------------------------------------------------------------------------------
+
+
+def test_a_ledger_of_an_earlier_version_is_taken_over(directory: Path) -> None:
+    directory.mkdir(parents=True)
+    path = directory / "ledger.sqlite"
+    with sqlite3.connect(path) as db:
+        db.executescript(f"{_SCHEMA} PRAGMA user_version = 1;")
+        db.execute(
+            "INSERT INTO delivery (path, target, state, dev, ino, size, mtime_ns, ctime_ns, changed)"
+            " VALUES (?, ?, 'delivered', 1, 2, 3, 4, 5, 6)",
+            (b"old", TARGET),
+        )
+    db.close()
+    assert contents(path, 1) == []
+    ledger = Ledger(directory, TARGET, "sha256")
+    assert ledger.has_delivered("old")
+    files = (Content("new/\udce9", 2, "5ea1"), Content("new/b", 0, "5ea2"))
+    (record,) = ledger.deliver([unit("new")._replace(contents=files)], NOW)
+    assert contents(path, record) == [files[1], files[0]]
+    ledger.close()
 
 
 def test_a_ledger_of_a_newer_version_is_left_alone(directory: Path) -> None:

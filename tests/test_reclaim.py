@@ -21,6 +21,7 @@ from mistamover.spool import Spool
 from mistamover.stream import Stream
 from mistamover.unit import State
 from tests.program import Local
+from tests.sshd import wait_for
 
 ALL = Need(2**40, 2**40)
 WHY = "/data has 3 MiB free (very low)"
@@ -94,6 +95,26 @@ def test_what_the_target_has_goes_the_oldest_first_and_no_more_than_is_missing(s
     assert stream.record()["dir/0", State.DELIVERED].reason == WHY
     assert stream.said[0] == f"deleted: dir/0 (9.77 KiB), which the target has: {WHY}"
     assert len(stream.said) == 2
+
+
+def test_a_directory_that_is_a_unit_goes_as_a_whole_or_stays_as_it_is(stream: Streamlet) -> None:
+    stream.write(more="transfer_unit = directory")
+    for name in ("whole", "changed", "unsent"):
+        stream.put_old(f"{name}/a", 100, bytes(10_000))
+        stream.put_old(f"{name}/below/b", 100, bytes(10_000))
+        if name == "changed":
+            wait_for(lambda: is_delivered(stream, "changed"), "both to be delivered")
+    stream.put_old("changed/new", 50)
+    left = stream.reclaim(Stage.DELIVERED, Need(2**40, 0))
+    assert stream.names(stream.spool) >= {"changed/a", "changed/below/b", "changed/new", "unsent/a"}
+    assert not (stream.spool / "whole").exists()
+    assert left.bytes <= 2**40 - 20_000
+    assert stream.record()["whole", State.DELIVERED].reason == WHY
+
+
+def is_delivered(stream: Streamlet, name: str) -> bool:
+    stream.deliver()
+    return (stream.target / name).exists()
 
 
 def test_it_ends_when_there_is_room(stream: Streamlet) -> None:

@@ -473,6 +473,16 @@ def test_what_is_not_there_yet_is_not_passed_over(old: Old) -> None:
             )
 
 
+def test_what_was_always_zipped_is(old: Old) -> None:
+    path = old.add("rsync_ssh", "")
+    path.chmod(0o600)
+    text = path.read_text().replace("transfer_unit = file", "transfer_unit = directory")
+    for zips, package in (("True", "zip"), ("False", "none")):
+        path.write_text(text.replace("[outgoing]", f"[outgoing]\nalways_zip = {zips}\ndir_size_limit = 1000"))
+        settings = old.settings("rsync_ssh")
+        assert (settings.data_stream.transfer_unit, settings.outgoing.package) == ("directory", package)
+
+
 def test_a_placeholder_of_a_template_is_no_value(old: Old) -> None:
     old.add("rsync_ssh", "username = __MUST_DEFINE__")
     assert [line.partition(": ")[2] for line in findings(old, "rsync_ssh")] == [

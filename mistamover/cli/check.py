@@ -100,6 +100,9 @@ _VERIFY = {
 }
 
 
+_PACKAGED = {"none": "", "zip": "becomes a zip archive, ", "tar": "becomes a tar archive, "}
+
+
 def describe(settings: Settings) -> str:
     """What the stream does, in one paragraph."""
     from mistamover.lines import safe
@@ -109,8 +112,9 @@ def describe(settings: Settings) -> str:
     is_mirror = outgoing.transfer_mode == "mirror"
     text = (
         f"stream {settings.name} {'mirrors' if is_mirror else 'moves'} {source.directory} to "
-        f"{target_name(settings)}, {source.order} first, once a file has not changed for {source.settle_time:g} s. "
-        f"Each is proven at the target by {_VERIFY[outgoing.verify]} ({outgoing.checksum}), then published"
+        f"{target_name(settings)}, {source.order} first, once a {source.transfer_unit} has not changed for "
+        f"{source.settle_time:g} s. Each {_PACKAGED[outgoing.package]}is proven at the target by "
+        f"{_VERIFY[outgoing.verify]} ({outgoing.checksum}), then published"
         f"{'' if is_mirror else ', then removed from the spool'}. {_existing(settings)}"
     )
     return safe(text)
@@ -118,7 +122,8 @@ def describe(settings: Settings) -> str:
 
 def _existing(settings: Settings) -> str:
     what = "replaced" if settings.outgoing.existing == "replace" else "kept, and the unit goes to quarantine"
-    return f"Another file of its name there is {what}."
+    unit = "file" if settings.outgoing.package != "none" else settings.data_stream.transfer_unit
+    return f"Another {unit} of its name there is {what}."
 
 
 # -- this host ---------------------------------------------------------------------------------------------
@@ -126,11 +131,14 @@ def _existing(settings: Settings) -> str:
 
 def look_here(settings: Settings) -> Iterator[Finding]:
     """Look at the spool, and at the places of the ledger and the log."""
+    from mistamover.packages import place_of
     from mistamover.stream import state_directory
 
     yield _spool(settings)
     yield from _pauses(settings)
     yield _writable("ledger", state_directory(settings))
+    if settings.outgoing.package != "none":
+        yield _writable("archives", place_of(settings))
     if settings.logging.base_log_dir is not None:
         yield _writable("log", settings.logging.base_log_dir)
 
@@ -181,7 +189,7 @@ def _writable(what: str, directory: Path) -> Finding:
 
 def look_there(settings: Settings) -> Iterator[Finding]:
     """Log in and look at the target."""
-    from mistamover.spool import Spool
+    from mistamover.directories import is_whole, spool_of
     from mistamover.transports import transport_class
     from mistamover.transports.contract import Finding, Level
 
@@ -189,13 +197,16 @@ def look_there(settings: Settings) -> Iterator[Finding]:
         return  # said already, and a transport needs it
     transport = transport_class(settings.outgoing.transfer_protocol)
     with (
-        closing(Spool(settings.data_stream.directory, mirror=True, algorithm=settings.outgoing.checksum)) as spool,
+        closing(spool_of(settings, mirror=True)) as spool,
         closing(transport(settings, spool, lambda _: None)) as opened,
     ):
         try:
             opened.open()
             yield from opened.examine()
             yield Finding(Level.OK, f"proof: {opened.proof.value}")
+            if is_whole(settings) and not opened.capabilities.directories:
+                what = "directories get their files one by one here; NAME.done beside each says that it is complete"
+                yield Finding(Level.WARN, what, "have readers wait for that, or set package = tar")
             if opened.is_stopped():
                 name = settings.outgoing.stop_file
                 yield Finding(Level.WARN, f"paused by {name} at the target", "remove it there to go on")

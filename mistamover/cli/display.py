@@ -29,6 +29,7 @@ class Display:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self._unit = worker.settings.data_stream.transfer_unit
         self._console = worker.log.console
         self._plain = self._console.write
         self._done = threading.Event()
@@ -88,7 +89,7 @@ class Display:
         from rich.text import Text
 
         total = self._worker.total
-        so_far = f"; {files(sum(total.proofs.values()))} delivered so far" if total.proofs else ""
+        so_far = f"; {files(sum(total.proofs.values()), self._unit)} delivered so far" if total.proofs else ""
         return Text(f"looks for units{so_far}", no_wrap=True, overflow="ellipsis")
 
     def _busy(self, progress: Progress) -> RenderableType:
@@ -103,13 +104,12 @@ class Display:
         first.add_row(bar, Text(self._numbers(progress, rate), no_wrap=True, overflow="ellipsis"))
         return Group(first, Text(self._lanes(progress), no_wrap=True, overflow="ellipsis", style="dim"))
 
-    @staticmethod
-    def _numbers(progress: Progress, rate: float) -> str:
+    def _numbers(self, progress: Progress, rate: float) -> str:
         left = progress.all_bytes - progress.bytes
         parts = [
             f"{size(progress.bytes)} of {size(progress.all_bytes)}",
             f"{size(rate)}/s",
-            f"{progress.files:,} of {files(progress.all_files)}",
+            f"{progress.files:,} of {files(progress.all_files, self._unit)}",
             f"{duration(left / rate)} left" if rate and left else "",
         ]
         return "  ".join(filter(None, parts))

@@ -38,7 +38,7 @@ def tell_plan(settings: Settings, *, as_json: bool, quiet: bool) -> int:
 
 def _tell_people(settings: Settings, *, quiet: bool) -> None:
     counts: Counter[Kind] = Counter()
-    amount = 0
+    amount, unit = 0, settings.data_stream.transfer_unit
     for event in plan(settings):
         counts[event.kind] += 1
         if event.kind is Kind.WOULD_SEND and event.unit is not None:
@@ -46,7 +46,7 @@ def _tell_people(settings: Settings, *, quiet: bool) -> None:
         if not quiet:
             click.echo(_line(event))
     rest = [f"{count:,} {_WORDS[kind]}" for kind, count in counts.items() if kind is not Kind.WOULD_SEND]
-    click.echo("; ".join([f"would send {files(counts[Kind.WOULD_SEND])}, {size(amount)}", *rest]))
+    click.echo("; ".join([f"would send {files(counts[Kind.WOULD_SEND], unit)}, {size(amount)}", *rest]))
 
 
 def _line(event: Event) -> str:

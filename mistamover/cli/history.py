@@ -7,6 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -56,11 +57,19 @@ class Since(click.ParamType[float]):
     metavar="N",
     help=f"Only the last N; 0: all. [default: {LIMIT}; of --json: all]",
 )
+@click.option("--files", "with_files", is_flag=True, help="Below each directory that was delivered, its files.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each row.")
 @click.option("-v", "--verbose", is_flag=True, help="Whole digests.")
 @record_command
 def history(
-    settings: Settings, *, failed: bool, since: float, limit: int | None, as_json: bool, verbose: bool
+    settings: Settings,
+    *,
+    failed: bool,
+    since: float,
+    limit: int | None,
+    with_files: bool,
+    as_json: bool,
+    verbose: bool,
 ) -> int:
     """Show the record of STREAM.ini, oldest first. It may be read while the stream runs.
 
@@ -81,7 +90,9 @@ def history(
         return _say_nothing(f"no record yet: nothing was delivered, and nothing failed ({path})", as_json=as_json)
     states = (State.WAITING, State.QUARANTINED) if failed else ()
     is_mirror = settings.outgoing.transfer_mode == "mirror"
-    found = entries(path, states=states, since=since, unanswered=failed and is_mirror)
+    found: Iterable[Entry] = entries(path, states=states, since=since, unanswered=failed and is_mirror)
+    if with_files:
+        found = _with_files(path, found)
     if as_json:
         return _tell_lines(_last(found, limit or 0))
     most = LIMIT if limit is None else limit
@@ -95,6 +106,16 @@ def history(
         )
     _tell_people(rows, verbose=verbose)
     return Exit.DONE
+
+
+def _with_files(path: Path, found: Iterable[Entry]) -> Iterator[Entry]:
+    """The rows, and after that of a directory one for each file that was in it."""
+    from mistamover.ledger import contents
+
+    for entry in found:
+        yield entry
+        for content in contents(path, entry.id):
+            yield entry._replace(path=content.path, size=content.size, digest=content.digest)
 
 
 def _last(found: Iterable[Entry], limit: int) -> list[Entry]:

@@ -114,8 +114,8 @@ def release(settings: Settings, *, is_all: bool, paths: tuple[str, ...]) -> int:
     Exit codes: 0 released; 1 some could not be put back; 2 usage, or no such unit
     in quarantine; 4 the stream runs: stop it first.
     """
+    from mistamover.directories import spool_of
     from mistamover.ledger import Ledger
-    from mistamover.spool import Spool
     from mistamover.stream import state_directory, target_name
 
     if is_all == bool(paths):
@@ -127,7 +127,7 @@ def release(settings: Settings, *, is_all: bool, paths: tuple[str, ...]) -> int:
     checksum, is_mirror = settings.outgoing.checksum, _is_mirror(settings)
     with (
         closing(Ledger(state_directory(settings), target_name(settings), checksum)) as ledger,
-        closing(Spool(settings.data_stream.directory, mirror=is_mirror, algorithm=checksum)) as spool,
+        closing(spool_of(settings, mirror=is_mirror)) as spool,
     ):
         spool.hold()
         codes = [_release(settings, ledger, spool, entry) for entry in wanted]
@@ -200,13 +200,13 @@ def _entries(settings: Settings) -> list[Entry]:
 
 def _unchanged(settings: Settings, found: Iterable[Entry]) -> list[Entry]:
     """Those whose files are in the spool as they were: any other is sent, or gone, and waits for nobody."""
+    from mistamover.directories import spool_of
     from mistamover.ledger import View
-    from mistamover.spool import Spool
     from mistamover.stream import state_directory, target_name
 
     with (
         closing(View(state_directory(settings), target_name(settings))) as view,
-        closing(Spool(settings.data_stream.directory, mirror=True)) as spool,
+        closing(spool_of(settings, mirror=True)) as spool,
     ):
         return [entry for entry in found if view.known(entry.id) == (entry.path, spool.identity(entry.path), False)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import socket
 import stat
 import time
@@ -50,6 +51,7 @@ from mistamover.testing.rig import (
     good,
     make_hole,
     noise,
+    place,
     prove,
     put_far_down,
     small_disk,
@@ -137,6 +139,11 @@ class SendingContract:
     """What is in the paths that the protocol cannot carry."""
     shows_links: ClassVar[bool] = True
     """Whether the far side tells links from what they lead to, and shows those that lead nowhere."""
+    directories: ClassVar[bool] = True
+    """Whether it sends directories as a whole."""
+    renames_directories: ClassVar[bool] = True
+    """Whether these get their names in one rename."""
+    sets_times_of_directories: ClassVar[bool] = True
     long_paths: ClassVar[bool] = False
     """Whether a path may be longer than the 4096 bytes that one system call takes."""
 
@@ -319,6 +326,7 @@ class SendingContract:
         capabilities = rig.open().capabilities
         assert capabilities.proofs == self.proofs
         assert (capabilities.sync, capabilities.replace) == (self.syncs, self.replaces)
+        assert capabilities.directories == self.renames_directories
 
     @pytest.mark.parametrize(
         ("verify", "crowd"), [("auto", 0), ("auto", 40), ("readback", 0), ("size", 0), ("none", 40)]
@@ -704,6 +712,88 @@ class TransportContract(SendingContract):
         if failed(deliver(transport, units)):
             assert failed(deliver(transport, units)) == {}, "a second try must find out"
         assert files(rig.target).keys() == {"directory/second"}
+
+    # -- whole directories -------------------------------------------------------------------------------
+
+    def put_directory(self, rig: Rig, name: str = "unit") -> None:
+        """A directory with all that may be in one, but for names that a protocol cannot carry."""
+        if not self.directories:
+            pytest.skip("it sends no directories as a whole")
+        for path in ("file", ".hidden", "deep/down/file", "deep/ - *[x] -rf", "deep/back\\slash"):
+            rig.put(f"{name}/{path}", path.encode())
+        rig.put(f"{name}/big", noise(BIG))
+        (rig.spool / name / "empty/deep").mkdir(parents=True, exist_ok=True)
+        for number, path in enumerate(("deep/down", "deep", "empty/deep", "empty", "")):
+            os.utime(rig.spool / name / path, (1_600_000_000 + number, 1_600_000_000 + number))
+
+    def test_a_directory_arrives_as_a_whole(self, rig: Rig) -> None:
+        self.put_directory(rig)
+        transport = rig.open()
+        placed = place(transport, rig.directory(transport, "unit"))
+        assert tree(rig.target) == {}
+        transport.publish_directory(placed)
+        assert {path: what for path, what in tree(rig.target).items() if path != "unit.done"} == tree(rig.spool)
+        for path in ("unit", "unit/deep", "unit/deep/down", "unit/empty", "unit/empty/deep"):
+            found, wanted = (rig.target / path).stat().st_mtime, (rig.spool / path).stat().st_mtime
+            assert found == wanted or not self.sets_times_of_directories, path
+        transport.finish()
+        assert rig.all_staged() == set()
+        assert transport.entries(placed.unit) == placed.entries
+        assert len(good(transport.compare(placed.files))) == len(placed.files)
+
+    def test_a_directory_whose_name_is_taken_stays_staged(self, rig: Rig) -> None:
+        takes: dict[str, Callable[[Path], object]] = {
+            "file": lambda path: write(path, b"theirs"),
+            "directory": lambda path: write(path / "theirs", b"theirs"),
+            "more": lambda path: shutil.copytree(rig.spool / "more", path) and write(path / "deep/more", b"more"),
+            "other": lambda path: shutil.copytree(rig.spool / "other", path) and write(path / "file", b"FILE"),
+            "link": lambda path: path.symlink_to(rig.outside),
+        }
+        write(rig.outside / "precious", b"precious")
+        transport = rig.open()
+        for number, (name, take) in enumerate(takes.items()):
+            self.put_directory(rig, name)
+            take(rig.target / name)
+            before = tree(rig.target)
+            placed = place(transport, rig.directory(transport, name, number))
+            with pytest.raises(NameTaken):
+                transport.publish_directory(placed)
+            assert tree(rig.target) == before, name
+            assert rig.all_staged() != set()
+            transport.discard_directories([placed.unit])
+            assert rig.all_staged() == set()
+            if name in {"file", "link"}:
+                with pytest.raises(NameTaken):
+                    transport.entries(placed.unit)
+        assert files(rig.outside) == {"precious": b"precious"}
+
+    def test_a_directory_replaces_an_earlier_version_and_nothing_outside(self, rig: Rig) -> None:
+        self.put_directory(rig)
+        write(rig.outside / "precious", b"precious")
+        write(rig.target / "unit/old/file", b"old")
+        write(rig.target / "unit/file", b"old")
+        write(rig.target / "unit/deep/down", b"a directory now")
+        (rig.target / "unit/old/link").symlink_to(rig.outside)
+        (rig.target / "unit/empty").symlink_to(rig.outside)
+        transport = rig.open()
+        placed = place(transport, rig.directory(transport, "unit"))
+        updates = [unit._replace(is_update=True) for unit in placed.files]
+        transport.publish_directory(placed._replace(unit=placed.unit._replace(is_update=True), files=updates))
+        transport.finish()
+        assert tree(rig.target / "unit") == tree(rig.spool / "unit")
+        assert rig.all_staged() == set()
+        assert files(rig.outside) == {"precious": b"precious"}
+
+    def test_what_a_crash_left_of_a_directory_is_swept(self, rig: Rig) -> None:
+        self.put_directory(rig)
+        transport = rig.open()
+        placed = place(transport, rig.directory(transport, "unit"))
+        transport.close()
+        transport = rig.open()
+        assert transport.sweep() > 0
+        assert not [name for name in os.listdir(rig.target / OWN_NAME / STREAM) if name.startswith(transport.tag)]
+        transport.publish_directory(place(transport, placed))
+        assert tree(rig.target / "unit") == tree(rig.spool / "unit")
 
     # -- cleaning up -------------------------------------------------------------------------------------
 

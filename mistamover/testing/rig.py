@@ -11,11 +11,12 @@ import stat
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar
 
 from mistamover.config import load
+from mistamover.directories import DirectorySpool
 from mistamover.errors import (
     SourceGone,
     SourceMoved,
@@ -27,7 +28,7 @@ from mistamover.spool import Spool
 from mistamover.testing.needs import find
 from mistamover.transports import transport_class
 from mistamover.transports.contract import Transport
-from mistamover.unit import OWN_NAME, Ignored, Outcome, Unit, named
+from mistamover.unit import OWN_NAME, Directory, Ignored, Outcome, Unit, named
 
 STREAM = "images"
 BIG = 700_001
@@ -188,6 +189,15 @@ class Rig:
         assert wanted
         return named(wanted, f"{transport.tag}5eed", 0)
 
+    def directory(self, transport: Transport, name: str, number: int = 0) -> Directory:
+        """A directory at the top of the spool as a unit, with staged names of its ``number``."""
+        with closing(DirectorySpool(self.spool, mirror=True)) as spool:
+            unit = next(unit for unit in spool.scan(Ignored(())) if unit.path == name)
+            (unit,) = named([unit], f"{transport.tag}5eed", number)
+            found = spool.look(unit)
+        files = [file._replace(staged=f"{unit.staged}{count:06x}") for count, file in enumerate(found.files)]
+        return found._replace(files=files)
+
     def staged(self, unit: Unit, name: str = STREAM) -> Path:
         """Where a staged file is."""
         place = self.target / OWN_NAME / name
@@ -212,6 +222,11 @@ def write(path: Path, data: bytes) -> Path:
 def prove(transport: Transport, units: list[Unit]) -> list[Unit]:
     """Send and verify units with which nothing is wrong."""
     return good(transport.verify(good(transport.send(units))))
+
+
+def place(transport: Transport, tree: Directory) -> Directory:
+    """Send and verify the files of a directory with which nothing is wrong, and put them in their places."""
+    return tree._replace(files=good(transport.place(tree.unit, prove(transport, list(tree.files)))))
 
 
 def deliver(transport: Transport, units: list[Unit]) -> dict[str, Outcome]:

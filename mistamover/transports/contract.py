@@ -20,7 +20,7 @@ from mistamover.disk import Space
 from mistamover.errors import NameTaken, TargetRefused
 from mistamover.options import Settings
 from mistamover.spool import Spool
-from mistamover.unit import BATCH_FILES, OWN_NAME, Outcome, Unit
+from mistamover.unit import BATCH_FILES, OWN_NAME, Directory, Outcome, Unit
 
 LONGEST_NAME = 255
 """In bytes, on every file system that we know of."""
@@ -48,6 +48,8 @@ class Capabilities:
     """It tells when bytes and names are on disk."""
     replace: bool = False
     """It puts a file in another's place in one rename."""
+    directories: bool = False
+    """It gives a directory, with all that is in it, its name in one rename."""
 
 
 class Level(str, Enum):
@@ -190,9 +192,42 @@ class Transport(ABC):
     def finish(self) -> None:  # noqa: B027 - nothing to do where each verb does all its work
         """Wait until what earlier verbs left to be done meanwhile is done, before the lane rests or ends."""
 
+    # -- whole directories: their files are sent and verified as any others ------------------------------------
+
+    def place(self, directory: Unit, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Give verified files of a directory their places in the tree that is staged for it."""
+        tree = f"{self.staging.removeprefix(f'{self.target}/')}/{directory.staged}"
+        below = len(directory.path)
+        placed = [unit._replace(renamed=f"{tree}{unit.path[below:]}") for unit in units]
+        yield from (Outcome(unit._replace(renamed=""), error) for unit, error in self.publish(placed))
+
+    def publish_directory(self, tree: Directory) -> None:
+        """Give a directory of which all files are placed its name, in one rename where that can be had.
+
+        Its empty directories, and the times of all, are seen to before. Raises ``UnitError``: ``NameTaken`` where
+        something stands there that is not to be replaced; then all is as it was, and the tree stays staged.
+        """
+        raise _without_directories(self, tree)
+
+    def entries(self, directory: Unit) -> set[str]:
+        """The paths of all that stands in the directory of that name, as ``Directory.entries`` gives them.
+
+        Raises ``NameTaken`` where no directory stands there.
+        """
+        raise _without_directories(self, directory)
+
+    def discard_directories(self, directories: Iterable[Unit]) -> None:
+        """Remove the trees that were staged for these, if any were."""
+        raise _without_directories(self, directories)
+
     @abstractmethod
     def examine(self) -> Iterator[Finding]:
         """Look at the target for ``check --connect``: space, rights, the staging place. Changes nothing lasting."""
+
+
+def _without_directories(transport: Transport, _of: object) -> TargetRefused:
+    protocol = transport.settings.outgoing.transfer_protocol
+    return TargetRefused(f"{protocol} sends no directories as a whole; set [outgoing] package = tar")
 
 
 def choose_proof(wanted: str, possible: frozenset[Proof]) -> Proof:

@@ -42,7 +42,7 @@ from mistamover.transports.contract import (
 from mistamover.transports.ftp_client import FtpClient, Reply, Then, Transfer, log_in
 from mistamover.transports.ftp_digests import choose_digests, hasher
 from mistamover.transports.parents import Stands, directory, make_parents, parents, within_directories
-from mistamover.unit import OWN_NAME, Outcome, Unit, batches
+from mistamover.unit import OWN_NAME, Directory, Outcome, Unit, batches
 
 _Key = TypeVar("_Key")
 
@@ -60,7 +60,9 @@ PROBES = (
 UNSAYABLE = re.compile(r"[\r\n\0]|\udcff")
 """Line ends end a command; servers disagree on the byte 255, which begins a command of Telnet (RFC 854)."""
 LONGEST_PATH = 1900
-"""In bytes; servers cut longer commands short, some without a word (the least we know of takes 2,048)."""
+"""In bytes; servers cut longer commands short, some without a word (the least we know of takes 2,048).
+
+A path in a tree that is staged is longer than its final one by no more than 110 bytes."""
 CHUNK = 2**20
 LARGE = 2**23
 """Files of more bytes are hashed by another thread while they are sent."""
@@ -70,6 +72,8 @@ FOR_ALL = 0o644
 """The permissions that servers give: only where those of the source are others they are told so."""
 MOST_LISTED = 2**25
 """Bytes of a listing of the staging directory: far more than we ever leave there."""
+MOST_IN_TREE = 2**28
+"""The same of a directory in a tree that is staged, or that stands where one is to go."""
 LAST_YEAR = 253402300799
 """The last second that fourteen digits can say (RFC 3659, 2.3)."""
 
@@ -221,7 +225,7 @@ class Ftp(Transport):
                 "give the account the right to, or look whether the disk is full",
             )
         staging = self.staging.removeprefix(f"{self.target}/")
-        is_here = os.path.lexists(self.spool.directory / staging / marker)
+        is_here = os.path.lexists(self.settings.data_stream.directory / staging / marker)
         self._call(f"DELE {marker}")
         if is_here:
             raise self._refused(self.target, "is the spool itself; set another [outgoing] target_dir")
@@ -246,7 +250,7 @@ class Ftp(Transport):
         proofs = {Proof.READBACK, Proof.SIZE, Proof.NONE}
         if self._digests is not None:
             proofs.add(Proof.DIGEST)
-        return Capabilities(frozenset(proofs), replace=True)
+        return Capabilities(frozenset(proofs), replace=True, directories=True)
 
     def is_stopped(self) -> bool:
         """Whether the stop file lies in the target directory."""
@@ -262,9 +266,14 @@ class Ftp(Transport):
 
     def sweep(self) -> int:
         """Remove files of ours from the staging directory."""
-        ours = [name for name in self._names() if name.startswith(self.tag.encode())]
+        ours = [os.fsdecode(name) for name in self._names() if name.startswith(self.tag.encode())]
+        trees = self._directories(f"{self.staging}/{name}" for name in ours)
+        for path in trees:
+            self._remove_tree(path)
+        self._enter_staging()
         for name in ours:
-            self._client.post(f"DELE {os.fsdecode(name)}")
+            if f"{self.staging}/{name}" not in trees:
+                self._client.post(f"DELE {name}")
         self._client.settle()
         return len(ours)
 
@@ -275,22 +284,25 @@ class Ftp(Transport):
                 raise TargetDown(f"{self.settings.outgoing.target_host}:{self.staging}: {reply.message}")
             self._is_in_staging = True
 
-    def _names(self) -> list[bytes]:
-        """The names in the staging directory, by MLSD (RFC 3659, 7) or NLST."""
-        self._enter_staging()
+    def _names(self, path: str = "", most: int = MOST_LISTED) -> list[bytes]:
+        """The names in a directory, by MLSD (RFC 3659, 7) or NLST; without a path, in the staging directory."""
+        if not path:
+            self._enter_staging()
         has_facts = "MLST" in self._features
-        lines = self._retrieve("MLSD" if has_facts else "NLST").splitlines()
+        # NLST alone may hide names that begin with a dot; none of ours in the staging directory does.
+        command = "MLSD" if has_facts else "NLST -a" if path else "NLST"
+        lines = self._retrieve(f"{command} {path}".rstrip(), most).splitlines()
         names = (line.partition(b" ")[2] if has_facts else line.rpartition(b"/")[2] for line in lines)
         return list(filter(is_file_name, names))
 
-    def _retrieve(self, command: str) -> bytes:
+    def _retrieve(self, command: str, most: int = MOST_LISTED) -> bytes:
         """All that a command sends."""
         transfer = self._client.transfer(command)
         found = bytearray()
         with self._client.data(transfer) as data:
             while data is not None and (part := data.recv(digest.CHUNK)):
                 found += part
-                if len(found) > MOST_LISTED:
+                if len(found) > most:
                     raise endless_listing(f"{self.settings.outgoing.target_host}:{self.staging}")
         reply = self._client.wait_for(transfer)
         if not reply.is_ok and reply.code not in (450, 550):  # how some say that there is nothing
@@ -304,7 +316,7 @@ class Ftp(Transport):
         self._reader.forget()
         if self._digests and self._digests.aside and len(self._asked) + len(units) > MOST_ASKED:
             self._log_in_anew()
-        self._learn_names(units)
+        self._learn_names(unit.final for unit in units)
         self._enter_staging()
         for group in batches(units, self._client.together):
             uploads, failed = self._open_all(group)
@@ -323,17 +335,21 @@ class Ftp(Transport):
         return uploads, failed
 
     def _open(self, unit: Unit) -> _Upload:
-        if UNSAYABLE.search(unit.path):
-            raise UnitRefused("FTP cannot carry a name with a line end or the byte 0xFF; rename it")
-        if len(os.fsencode(self._final(unit))) > LONGEST_PATH:
-            raise UnitRefused(f"FTP servers need not take a path of more than {LONGEST_PATH} bytes; shorten it")
-        if not all(self._keeps[probe] for probe in _probes(unit.path)):
-            raise UnitRefused("the server does not keep a name such as this one as it is; rename it")
+        self._refuse_name(unit.final)
         source = self._reader.open(unit)
         if unit.staged in self._others:
             self._client.post(f"DELE {unit.staged}")  # it may be one that cannot be written again
         self._others[unit.staged] = ""
         return _Upload(unit, source, self._other_hasher(), self._client.transfer(f"STOR {unit.staged}"))
+
+    def _refuse_name(self, path: str) -> None:
+        """Refuse what FTP cannot carry, or this server would change; raises ``UnitRefused``."""
+        if UNSAYABLE.search(path):
+            raise UnitRefused("FTP cannot carry a name with a line end or the byte 0xFF; rename it")
+        if len(os.fsencode(f"{self.target}/{path}")) > LONGEST_PATH:
+            raise UnitRefused(f"FTP servers need not take a path of more than {LONGEST_PATH} bytes; shorten it")
+        if not all(self._keeps[probe] for probe in _probes(path)):
+            raise UnitRefused("the server does not keep a name such as this one as it is; rename it")
 
     def _send(self, uploads: Sequence[_Upload]) -> Iterator[Outcome]:
         try:
@@ -398,15 +414,15 @@ class Ftp(Transport):
         for upload in uploads:
             unit, mode = upload.unit, upload.source.mode
             if set_time:
-                self._client.post(f"{set_time} {_moment(unit)} {unit.staged}")
+                self._client.post(f"{set_time} {_moment(unit.identity.mtime_ns)} {unit.staged}")
             if self.settings.outgoing.preserve_mode or mode & FOR_ALL != FOR_ALL:
                 self._client.post(f"SITE CHMOD {mode:o} {unit.staged}")
 
     # -- names that a server may change ----------------------------------------------------------------------
 
-    def _learn_names(self, units: Iterable[Unit]) -> None:
-        """Find out whether the server keeps names of the kinds that these units have: by one of our own."""
-        for probe in {probe for unit in units for probe in _probes(unit.path)} - self._keeps.keys():
+    def _learn_names(self, paths: Iterable[str]) -> None:
+        """Find out whether the server keeps names of the kinds that these paths have: by one of our own."""
+        for probe in {probe for path in paths for probe in _probes(path)} - self._keeps.keys():
             name = f"{self.tag}{probe}"
             self._enter_staging()
             self._keeps[probe] = self._store(name).is_ok and os.fsencode(name) in self._names()
@@ -503,10 +519,17 @@ class Ftp(Transport):
             found = real[path]
             if found is None:
                 return Stands.OTHER if path in others else Stands.NOTHING
-            expected = f"{self._root}{path.removeprefix(self.target)}"
-            return Stands.DIRECTORY if found == expected else Stands.OTHER
+            return Stands.DIRECTORY if found == self._expected(path) else Stands.OTHER
 
         return {path: what(path) for path in paths}
+
+    def _expected(self, path: str) -> str:
+        """What the server calls a directory below the target that no link leads to."""
+        return f"{self._root}{path.removeprefix(self.target)}"
+
+    def _directories(self, paths: Iterable[str]) -> set[str]:
+        """Which of these are directories, and no links to one."""
+        return {path for path, real in self._real_paths(list(paths)).items() if real == self._expected(path)}
 
     def _taken(self, paths: Sequence[str]) -> set[str]:
         """At which paths something stands."""
@@ -621,6 +644,95 @@ class Ftp(Transport):
             self._others.pop(unit.staged, None)
         self._client.settle()
 
+    # -- whole directories -----------------------------------------------------------------------------------
+
+    def publish_directory(self, tree: Directory) -> None:
+        """Rename the staged tree. What it replaces is renamed out of its way before, and removed after."""
+        unit = tree.unit
+        self._complete(tree)
+        staged, final = f"{self.staging}/{unit.staged}", self._final(unit)
+        stands = self._stands([final])[final]
+        if stands is Stands.OTHER or (stands is Stands.DIRECTORY and not self.may_replace(unit)):
+            raise taken()
+        old = f"{staged}-old"
+        if stands is Stands.DIRECTORY:
+            self._rename_directory(final, old)
+        try:
+            self._rename_directory(staged, final)
+        except UnitError:
+            if stands is Stands.DIRECTORY:
+                self._rename_directory(old, final)
+            raise
+        if stands is Stands.DIRECTORY:
+            self._remove_tree(old)
+
+    def _rename_directory(self, path: str, new: str) -> None:
+        self._is_in_staging = False
+        self._client.post(f"CWD {self.target}")  # no server has to rename a directory that it is in
+        self._client.post(f"RNFR {path}")
+        reply = self._call(f"RNTO {new}")
+        if not reply.is_ok:
+            raise NotTaken(f"the target does not rename directories: {reply.message}; set [outgoing] package = tar")
+        if new not in self._directories([new]):
+            raise UnitError("the server says that it was renamed, and does not show it under its name")
+
+    def _complete(self, tree: Directory) -> None:
+        """Make the directories of the staged tree that hold no file, and set the times of all."""
+        self._learn_names(folder.path for folder in tree.folders)
+        for folder in tree.folders:
+            self._refuse_name(folder.path)
+        below = self.staging.removeprefix(f"{self.target}/")
+        paths = [f"{below}/{tree.unit.staged}/{tree.below(folder.path)}".rstrip("/") for folder in tree.folders]
+        stands = self._look_below(paths)
+        for error in self._make([path for path in paths if stands[path] is Stands.NOTHING]).values():
+            raise error
+        set_time = _set_time(self._features)
+        for path, folder in reversed(list(zip(paths, tree.folders, strict=True))):
+            if set_time:
+                self._client.post(f"{set_time} {_moment(folder.mtime_ns)} {self.target}/{path}")
+        self._client.settle()
+
+    def entries(self, directory: Unit) -> set[str]:
+        """List what stands there, by no link."""
+        top = self._final(directory)
+        if top not in self._directories([top]):
+            raise taken()
+        return set(self._walk(top))
+
+    def _walk(self, top: str) -> Iterator[str]:
+        """The paths of all that is in a directory, each directory before what is in it, with a slash at its end."""
+        waiting = [""]
+        while waiting:
+            within = waiting.pop()
+            names = self._names(f"{top}/{within}".rstrip("/"), MOST_IN_TREE)
+            paths = [within + os.fsdecode(name) for name in names]
+            directories = self._directories(f"{top}/{path}" for path in paths)
+            for path in paths:
+                if f"{top}/{path}" in directories:
+                    waiting.append(f"{path}/")
+                    yield f"{path}/"
+                else:
+                    yield path
+
+    def discard_directories(self, directories: Iterable[Unit]) -> None:
+        """Remove the staged trees."""
+        for path in self._directories(f"{self.staging}/{unit.staged}" for unit in directories):
+            self._remove_tree(path)
+
+    def _remove_tree(self, top: str) -> None:
+        """Remove a directory of the staging place; what cannot be removed now is swept by a later pass."""
+        directories = [top]
+        files: list[str] = []
+        for path in self._walk(top):
+            (directories if path.endswith("/") else files).append(f"{top}/{path}".rstrip("/"))
+        self._is_in_staging = False
+        self._client.post(f"CWD {self.target}")
+        for path in files:
+            self._client.post(f"DELE {path}")
+        for path in reversed(directories):
+            self._client.post(f"RMD {path}")
+        self._client.settle()
+
     # -- look ------------------------------------------------------------------------------------------------
 
     def examine(self) -> Iterator[Finding]:
@@ -668,7 +780,7 @@ class Ftp(Transport):
     # -- names -----------------------------------------------------------------------------------------------
 
     def _final(self, unit: Unit) -> str:
-        return f"{self.target}/{unit.path}"
+        return f"{self.target}/{unit.final}"
 
 
 def _put(answers: dict[_Key, Reply], key: _Key) -> Then:
@@ -698,9 +810,9 @@ def _set_time(features: Mapping[str, str]) -> str:
     return next((command for command in ("MFMT", "MDTM") if command in features), "")
 
 
-def _moment(unit: Unit) -> str:
-    """The modification time as RFC 3659 (2.3) writes it, in UTC."""
-    return time.strftime("%Y%m%d%H%M%S", time.gmtime(min(max(unit.identity.mtime_ns // 10**9, 0), LAST_YEAR)))
+def _moment(mtime_ns: int) -> str:
+    """A modification time as RFC 3659 (2.3) writes it, in UTC."""
+    return time.strftime("%Y%m%d%H%M%S", time.gmtime(min(max(mtime_ns // 10**9, 0), LAST_YEAR)))
 
 
 def _probes(path: str) -> Iterator[str]:

@@ -22,9 +22,11 @@ from mistamover.errors import (
     UnitRefused,
 )
 from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, space, taken
-from mistamover.unit import OWN_NAME, Outcome, Unit
+from mistamover.unit import OWN_NAME, Directory, Outcome, Unit
 
-_CAPABILITIES = Capabilities(frozenset({Proof.READBACK, Proof.SIZE, Proof.NONE}), sync=True, replace=True)
+_CAPABILITIES = Capabilities(
+    frozenset({Proof.READBACK, Proof.SIZE, Proof.NONE}), sync=True, replace=True, directories=True
+)
 
 
 SMALL = 2**20
@@ -97,7 +99,7 @@ class Local(Transport):
         try:
             ours = [name for name in os.listdir(self._staging) if name.startswith(self.tag)]
             for name in ours:
-                os.unlink(name, dir_fd=self._staging)
+                self._remove_staged(name)
         except OSError as error:
             raise TargetDown(f"{self.staging}: cannot be cleared: {error.strerror}") from error
         return len(ours)
@@ -107,6 +109,12 @@ class Local(Transport):
         with suppress(OSError):
             return disk.room(disk.space(self._staging))
         return None
+
+    def _remove_staged(self, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=self._staging)
+        except IsADirectoryError:
+            fs.remove_tree(name, self._staging)
 
     # -- the verbs -------------------------------------------------------------------------------------
 
@@ -231,7 +239,7 @@ class Local(Transport):
                 published.append(unit)
             except UnitError as error:
                 yield Outcome(unit, error)
-        self._sync_names({unit.path.rpartition("/")[0] for unit in published})
+        self._sync_names({unit.final.rpartition("/")[0] for unit in published})
         yield from map(Outcome, published)
 
     def _sync_names(self, directories: Iterable[str]) -> None:
@@ -242,7 +250,7 @@ class Local(Transport):
             raise TargetDown(f"{self.target}: cannot be put on disk: {error.strerror}") from error
 
     def _publish(self, unit: Unit) -> None:
-        directory, _, name = unit.path.rpartition("/")
+        directory, _, name = unit.final.rpartition("/")
         parent = self._directory(directory)
         try:
             if self.may_replace(unit):
@@ -283,7 +291,7 @@ class Local(Transport):
                 yield Outcome(unit._replace(proof=Proof.READBACK.value))
 
     def _compare(self, unit: Unit) -> None:
-        parent, name = self._final.parent(unit.path)
+        parent, name = self._final.parent(unit.final)
         try:
             fd = os.open(name, fs.FILE, dir_fd=parent)
         except OSError as error:
@@ -308,7 +316,7 @@ class Local(Transport):
 
     def _size(self, unit: Unit) -> int | None:
         with suppress(OSError):
-            parent, name = self._final.parent(unit.path)
+            parent, name = self._final.parent(unit.final)
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
             return found.st_size if stat.S_ISREG(found.st_mode) else None
         return None
@@ -320,6 +328,71 @@ class Local(Transport):
                 os.unlink(unit.staged, dir_fd=self._staging)
             except OSError:
                 continue  # never staged, or published; the next pass sweeps what could not be removed
+
+    # -- whole directories -----------------------------------------------------------------------------
+
+    def publish_directory(self, tree: Directory) -> None:
+        """Rename the staged tree; where a directory is replaced, the two exchange their names."""
+        unit = tree.unit
+        with _far_side():
+            self._complete(tree)
+            if not (self.may_replace(unit) and self._take_place(unit)):
+                try:
+                    fs.rename_new(unit.staged, self._staging, unit.final, self._root_fd)
+                except FileExistsError as error:
+                    raise taken() from error
+        self._sync_names([""])
+        self.discard_directories([unit])
+
+    def _complete(self, tree: Directory) -> None:
+        """Make the directories of the staged tree that hold no file, and set the times of all."""
+        staged = fs.Below(self._staging)
+        try:
+            for folder in tree.folders:
+                staged.directory(f"{tree.unit.staged}/{tree.below(folder.path)}".rstrip("/"), create=True)
+            for folder in reversed(tree.folders):
+                fd = staged.directory(f"{tree.unit.staged}/{tree.below(folder.path)}".rstrip("/"))
+                os.utime(fd, ns=(folder.mtime_ns, folder.mtime_ns))
+                fs.sync_directory(fd)
+        finally:
+            staged.forget()
+
+    def _take_place(self, unit: Unit) -> bool:
+        """Put the staged tree in the place of a directory, which is staged instead; False where none stands."""
+        root = self._root_fd
+        try:
+            if not stat.S_ISDIR(os.stat(unit.final, dir_fd=root, follow_symlinks=False).st_mode):
+                raise taken()
+        except FileNotFoundError:
+            return False
+        if not fs.exchange(unit.staged, self._staging, unit.final, root):
+            # For an instant there is none of that name.
+            old = f"{unit.staged}-old"
+            os.rename(unit.final, old, src_dir_fd=root, dst_dir_fd=self._staging)
+            os.rename(unit.staged, unit.final, src_dir_fd=self._staging, dst_dir_fd=root)
+            os.rename(old, unit.staged, src_dir_fd=self._staging, dst_dir_fd=self._staging)
+        return True
+
+    @property
+    def _root_fd(self) -> int:
+        assert self._root is not None  # noqa: S101 - it is open
+        return self._root
+
+    def entries(self, directory: Unit) -> set[str]:
+        """Walk through what stands there, by no link."""
+        found: set[str] = set()
+        try:
+            for path, what in fs.walk(self._root_fd, directory.final):
+                found.add(path[len(directory.final) + 1 :] + ("/" if stat.S_ISDIR(what.st_mode) else ""))
+        except OSError as error:
+            raise taken() from error
+        return found - {"/"}
+
+    def discard_directories(self, directories: Iterable[Unit]) -> None:
+        """Remove the staged trees."""
+        for unit in directories:
+            with suppress(OSError):  # never staged, or published; the next pass sweeps what could not be removed
+                fs.remove_tree(unit.staged, self._staging)
 
     def examine(self) -> Iterator[Finding]:
         """Look at rights, space and the staging place."""

@@ -46,14 +46,14 @@ def make_parents(units: Iterable[Unit], look: Look, make: Make) -> tuple[dict[st
 def within_directories(units: Iterable[Unit], look: Look) -> list[Unit]:
     """The units of which all parents are directories at the target, and no links."""
     units = list(units)
-    above = {unit.path: parents(unit.path) for unit in units}
+    above = {unit.final: parents(unit.final) for unit in units}
     found = look(sorted({path for paths in above.values() for path in paths}))
-    return [unit for unit in units if all(found[path] is Stands.DIRECTORY for path in above[unit.path])]
+    return [unit for unit in units if all(found[path] is Stands.DIRECTORY for path in above[unit.final])]
 
 
 def directory(unit: Unit) -> str:
     """The directory that a unit lies in, below the target; empty for the target itself."""
-    return unit.path.rpartition("/")[0]
+    return unit.final.rpartition("/")[0]
 
 
 def parents(path: str) -> list[str]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple, Self
 
 from mistamover import digest, rsync_options
+from mistamover.directories import manifest
 from mistamover.disk import Space
 from mistamover.errors import (
     MistamoverError,
@@ -51,7 +52,7 @@ from mistamover.transports.rsync_run import (
     without_override,
 )
 from mistamover.transports.rsync_trees import Ground, Sources, Tree
-from mistamover.unit import BATCH_DIGITS, OWN_NAME, Outcome, Unit, batches
+from mistamover.unit import BATCH_DIGITS, OWN_NAME, Content, Directory, Outcome, Unit, batches
 
 PLAIN = ("--no-recursive", "--no-links", "--no-perms", "--no-times", "--no-owner", "--no-group")
 SAID = ("-ii", "--out-format=%i %n")
@@ -64,6 +65,8 @@ _NO_PROGRAM = re.compile(r"\S*sh:.*(not found|No such file or directory|Unknown 
 """What the shells at the far side say where a program is missing; rsync's own exit code may come before theirs."""
 _ONE_AT_A_TIME: set[str] = set()
 """The far sides that have said so to this process."""
+MARKER = ".done"
+"""What the name of a directory's marker ends in: rsync renames no directories, so that one shows while it fills."""
 MOST_OPEN = 1024
 """Sources of one lane that are open at the same time."""
 
@@ -283,17 +286,17 @@ class Rsync(Transport):
         gone = self._delete(self.staging, [f"+ /{self.tag}*", "- /*"])
         return sum(not item.name.endswith("/") for item in gone)
 
-    def _delete(self, place: str, rules: Iterable[str]) -> list[Item]:
+    def _delete(self, place: str, rules: Iterable[str], *more: str) -> list[Item]:
         """Remove what filter rules let through (rsync(1), FILTER RULES), as missing from an empty tree of ours.
 
         Not by ``--delete-missing-args``: receivers with the checks of 3.2.7-1+deb12u2 take that for a broken list.
         """
-        with self._removal(place, rules) as run:
+        with self._removal(place, rules, *more) as run:
             found = self._finish(run)
         return [item for item in found.items.values() if item.change.startswith("*deleting")]
 
-    def _removal(self, place: str, rules: Iterable[str]) -> Run:
-        options = ("-r", "--delete", *SAID, "--from0", "--filter=merge -")
+    def _removal(self, place: str, rules: Iterable[str], *more: str) -> Run:
+        options = ("-r", "--delete", *more, *SAID, "--from0", "--filter=merge -")
         return self._begun(self._command(options, self._nothing, place), rules)
 
     # -- send ------------------------------------------------------------------------------------------------
@@ -562,6 +565,109 @@ class Rsync(Transport):
             rules[f"+ /{_literal(path)}"] = None
         return [*rules, "- *"] if rules else []
 
+    # -- whole directories -----------------------------------------------------------------------------------
+
+    def place(self, directory: Unit, units: Sequence[Unit]) -> Iterator[Outcome]:  # noqa: ARG002 - of the contract
+        """Nothing is to be done: they are staged under their own paths."""
+        self._forget_looks()  # what stands there is looked at when all files of the directory are proven
+        yield from map(Outcome, units)
+
+    def publish_directory(self, tree: Directory) -> None:
+        """Link file by file; last of all, a marker says that the directory is complete (:meth:`_mark`).
+
+        A version that is to be replaced loses its marker first, and then what the new one does not have.
+        """
+        unit, marker = tree.unit, f"{tree.unit.path}{MARKER}"
+        there, is_marked = self._what_stands(unit.path, marker)
+        files = tree.files
+        if self.may_replace(unit):
+            if there is not None or is_marked:
+                self._delete_below(self.target, [marker, *(f"{unit.path}/{path}" for path in there or ())], tree)
+        elif (there is None and is_marked) or (there or set()) - tree.entries:
+            raise taken()
+        elif there is not None:
+            files = self._not_there(tree, there)
+        for outcome in self.publish(files):
+            if outcome.error is not None:
+                raise outcome.error
+        self._set_folders(tree)
+        self._mark(marker, tree)
+        if len(files) < len(tree.files):
+            self.discard_directories([unit])
+
+    def _not_there(self, tree: Directory, there: set[str]) -> list[Unit]:
+        """The files that are still to be published. Those that an earlier try has published must be the same."""
+        for outcome in self.compare([file for file in tree.files if tree.below(file.path) in there]):
+            if outcome.error is not None:
+                raise outcome.error
+        return [file for file in tree.files if tree.below(file.path) not in there]
+
+    def _what_stands(self, name: str, marker: str) -> tuple[set[str] | None, bool]:
+        """What is in the directory of that name, None where there is none; and whether its marker is there."""
+        with self._tree() as tree:
+            tree.directory(name)
+            tree.stand_in(marker, 0)
+            found = self._look(tree, self.target, [name, marker])
+        if name not in found:
+            raise taken()
+        return self._listed(name) if _is_there(found[name]) else None, marker not in found
+
+    def _listed(self, name: str) -> set[str]:
+        """What is in a directory at the target: all that a dry run would remove."""
+        rules = [f"+ /{_literal(name)}/", f"+ /{_pattern(name)}/**", "- *"]
+        listed = self._delete(self.target, rules, "--dry-run")
+        return {item.name[len(name) + 1 :] for item in listed} - {""}
+
+    def entries(self, directory: Unit) -> set[str]:
+        """By a dry run that would remove all that stands there."""
+        if not _is_there(self._directories([directory.path]).get(directory.path)):
+            raise taken()
+        return self._listed(directory.path)
+
+    def _delete_below(self, place: str, paths: Iterable[str], tree: Directory) -> None:
+        """Remove these, but for what the tree has."""
+        ours = {f"{tree.unit.path}/{path}" for path in tree.entries}
+        rules: dict[str, None] = {}
+        for path in paths:
+            if path not in ours:
+                rules |= dict.fromkeys(f"+ /{_literal(parent)}/" for parent in parents(path.rstrip("/")))
+                rules[f"+ /{_literal(path)}"] = None
+        self._delete(place, [*rules, "- *"])
+
+    def _set_folders(self, tree: Directory) -> None:
+        """Make the directories that hold no file, and set the times of all."""
+        with self._tree() as ours:
+            for folder in tree.folders:
+                ours.directory(folder.path)
+            for folder in reversed(tree.folders):
+                os.utime(f"{ours.path}/{folder.path}", ns=(folder.mtime_ns, folder.mtime_ns))
+            names = [folder.path for folder in tree.folders]
+            result = self._ask(("-d", "-t", "--chmod=D0777", *SAID), ours, self.target, names)
+        if result.code:
+            raise NotTaken(f"the target could not take a directory: {result.reason}")
+
+    def _mark(self, marker: str, tree: Directory) -> None:
+        """Write beside the directory that it is complete: a line for each file, as sha256sum(1) checks them."""
+        contents = (Content(file.path, file.size, file.digest) for file in tree.files)
+        with self._tree() as ours:
+            Path(ours.path, marker).write_bytes(os.fsencode(manifest(contents)))
+            # Checksums, since it may be there from an earlier try; what is sent, the receiver proves by itself.
+            result = self._ask(("-c", *self._sync, *SAID), ours, self.target, [marker])
+        item = result.items.get(marker)
+        if result.code or item is None or not (item.is_same or item.change.startswith("<f")):
+            raise NotTaken(f"the target could not take {marker}: {result.reason}")
+
+    def discard_directories(self, directories: Iterable[Unit]) -> None:
+        """Remove what is staged of these, by their names."""
+        rules: dict[str, None] = {}
+        for unit in directories:
+            batch = unit.staged[:BATCH_DIGITS]
+            rules |= dict.fromkeys([f"+ /{batch}/", f"+ /{batch}/{_literal(unit.path)}/"])
+            rules[f"+ /{batch}/{_pattern(unit.path)}/**"] = None
+        if rules:
+            self.finish()
+            self._delete(self.staging, [*rules, "- *"])
+
     # -- look ------------------------------------------------------------------------------------------------
 
     def examine(self) -> Iterator[Finding]:
@@ -677,6 +783,11 @@ def _stand_in(tree: Tree, units: Sequence[Unit]) -> tuple[list[Unit], list[Outco
 def _literal(name: str) -> str:
     """A name as filter rules take it: only where it holds wildcards does a backslash escape them, and itself."""
     return re.sub(r"([*?\[\\])", r"\\\1", name) if re.search(r"[*?[]", name) else name
+
+
+def _pattern(name: str) -> str:
+    """The same where the rule has wildcards of its own."""
+    return re.sub(r"([*?\[\\])", r"\\\1", name)
 
 
 def _is_there(item: Item | None) -> bool:

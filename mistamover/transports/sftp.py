@@ -42,7 +42,7 @@ from mistamover.transports.contract import (
 from mistamover.transports.far_shell import SLOWEST_DISK, FarShell
 from mistamover.transports.parents import Stands, directory, make_parents, parents, within_directories
 from mistamover.transports.sftp_client import Packet, SftpClient, Status, string
-from mistamover.unit import OWN_NAME, Outcome, Unit, batches
+from mistamover.unit import OWN_NAME, Directory, Outcome, Unit, batches
 
 AHEAD = 128
 FAR_AHEAD = 512
@@ -52,6 +52,8 @@ READS_AHEAD = 32
 SYNCED_TOGETHER = 32
 MOST_LISTED = 100_000
 """Names in the staging directory, or answers that hold none: far more than we ever leave there."""
+MOST_IN_TREE = 10_000_000
+"""The same of a directory in a tree that is staged, or that stands where one is to go."""
 MANY = 16
 """From so many files on, one syncfs(2) costs less than an fsync(2) of each."""
 
@@ -250,7 +252,8 @@ class Sftp(Transport):
                 f"{self.settings.outgoing.target_host}:{self.staging}: cannot be written in: {_said(*opened)}; "
                 "give the account the right to, or look whether the disk is full"
             )
-        is_here = os.path.lexists(self.spool.directory / OWN_NAME / self.settings.name / marker)
+        own = self.settings.data_stream.directory / OWN_NAME
+        is_here = os.path.lexists(own / self.settings.name / marker)
         self._client.post(CLOSE, opened.body, _ignore)
         self._client.post(Packet.REMOVE, path, _ignore)
         if is_here:
@@ -277,7 +280,7 @@ class Sftp(Transport):
         proofs = {Proof.READBACK, Proof.SIZE, Proof.NONE}
         if self._far_shell is not None and self._far_shell.works:
             proofs.add(Proof.DIGEST)
-        return Capabilities(frozenset(proofs), sync=self._can_sync, replace=self._can_replace)
+        return Capabilities(frozenset(proofs), sync=self._can_sync, replace=self._can_replace, directories=True)
 
     def is_stopped(self) -> bool:
         """Whether the stop file lies in the target directory."""
@@ -291,12 +294,15 @@ class Sftp(Transport):
     def sweep(self) -> int:
         """Remove files of ours from the staging directory."""
         ours = [name for name in self._names(self.staging) if name.startswith(self.tag.encode())]
-        for name in ours:
-            self._client.post(Packet.REMOVE, string(self._staging + name), _ignore)
+        for name, found in self._look([(name, string(self._staging + name)) for name in ours]):
+            if _is_directory(found):
+                self._remove_tree(f"{self.staging}/{os.fsdecode(name)}")
+            else:
+                self._client.post(Packet.REMOVE, string(self._staging + name), _ignore)
         self._client.settle()
         return len(ours)
 
-    def _names(self, directory: str) -> list[bytes]:
+    def _names(self, directory: str, most: int = MOST_LISTED) -> list[bytes]:
         opened = self._client.call(Packet.OPENDIR, _path(directory))
         if opened.kind != Packet.HANDLE:
             raise TargetDown(f"{directory}: cannot be listed: {_said(*opened)}")
@@ -305,7 +311,7 @@ class Sftp(Transport):
         while (reply := self._client.call(Packet.READDIR, opened.body)).kind == Packet.NAME:
             names = wire.names(reply.body)
             listed += max(1, len(names))
-            if listed > MOST_LISTED:
+            if listed > most:
                 raise endless_listing(f"{self.settings.outgoing.target_host}:{directory}")
             found += filter(is_file_name, names)
         self._client.post(Packet.CLOSE, opened.body, _ignore)
@@ -456,7 +462,7 @@ class Sftp(Transport):
     def _finishing(self, upload: _Upload) -> list[bytes]:
         """Set its times, have it on disk, close it."""
         client, handle = self._client, upload.handle
-        mtime = _seconds(upload.unit).to_bytes(4, "big")
+        mtime = _seconds(upload.unit.identity.mtime_ns).to_bytes(4, "big")
         mode = b""
         flags = b"\0\0\0\x08"
         if self.settings.outgoing.preserve_mode:
@@ -699,13 +705,13 @@ class Sftp(Transport):
         same: list[tuple[Unit, bytes]] = []
         for unit, found in self._look([(unit, self._final(unit)) for unit in units]):
             if found is not None and _is_file(found) and found.size == unit.size:
-                same.append((unit, os.fsencode(f"{self.target}/{unit.path}")))
+                same.append((unit, os.fsencode(f"{self.target}/{unit.final}")))
             else:
                 yield Outcome(unit, taken())
         compared = [Outcome(unit, taken() if error else None) for unit, error in self._download(same)]
         # We may have crashed between its rename and this; or it is another program's, which did not sync it.
         equal = [unit for unit, error in compared if error is None]
-        self._sync({directory(unit) for unit in equal} | {unit.path for unit in equal})
+        self._sync({directory(unit) for unit in equal} | {unit.final for unit in equal})
         yield from compared
 
     def resembling(self, units: Sequence[Unit]) -> list[Unit]:
@@ -718,6 +724,91 @@ class Sftp(Transport):
         """Remove what is staged."""
         for unit in units:
             self._client.post(Packet.REMOVE, self._staged(unit), _ignore)
+        self._client.settle()
+
+    # -- whole directories ---------------------------------------------------------------------------------
+
+    def publish_directory(self, tree: Directory) -> None:
+        """Rename the staged tree. What it replaces is renamed out of its way before, and removed after."""
+        unit = tree.unit
+        self._complete(tree)
+        staged, final = f"{self.staging}/{unit.staged}", f"{self.target}/{unit.final}"
+        old = ""
+        if (found := self._attributes(final)) is not None:
+            if not (self.may_replace(unit) and _is_directory(found)):
+                raise taken()
+            old = f"{staged}-old"
+            self._rename_directory(final, old)
+        try:
+            self._rename_directory(staged, final)
+        except UnitError:
+            if old:
+                self._rename_directory(old, final)
+            raise
+        self._sync([""])
+        if old:
+            self._remove_tree(old)
+
+    def _rename_directory(self, path: str, new: str) -> None:
+        """By the rename that replaces nothing; OpenSSH's looks whether the name is free just before it."""
+        reply = self._client.call(Packet.RENAME, _path(path) + _path(new))
+        if refused := reply.refusal:
+            raise _why_not_renamed(refused, self._attributes(new), replaces=False)
+
+    def _complete(self, tree: Directory) -> None:
+        """Make the directories of the staged tree that hold no file, and set the times of all."""
+        below = self.staging.removeprefix(f"{self.target}/")
+        paths = [f"{below}/{tree.unit.staged}/{tree.below(folder.path)}".rstrip("/") for folder in tree.folders]
+        stands = self._look_below(paths)
+        refused = self._make([path for path in paths if stands[path] is Stands.NOTHING])
+        for error in refused.values():
+            raise error
+        for path, folder in reversed(list(zip(paths, tree.folders, strict=True))):
+            mtime = _seconds(folder.mtime_ns).to_bytes(4, "big")
+            self._client.post(
+                Packet.SETSTAT, _path(f"{self.target}/{path}") + b"\0\0\0\x08" + mtime + mtime, _ignore
+            )
+        self._client.settle()
+        self._sync(paths)
+
+    def entries(self, directory: Unit) -> set[str]:
+        """List what stands there, by no link."""
+        top = f"{self.target}/{directory.final}"
+        if not _is_directory(self._attributes(top)):
+            raise taken()
+        return set(self._walk(top))
+
+    def _walk(self, top: str) -> Iterator[str]:
+        """The paths of all that is in a directory, each directory before what is in it, with a slash at its end."""
+        waiting = [""]
+        while waiting:
+            within = waiting.pop()
+            paths = [within + os.fsdecode(name) for name in self._names(f"{top}/{within}", MOST_IN_TREE)]
+            for path, found in self._look([(path, _path(f"{top}/{path}")) for path in paths]):
+                if _is_directory(found):
+                    waiting.append(f"{path}/")
+                    yield f"{path}/"
+                else:
+                    yield path
+
+    def discard_directories(self, directories: Iterable[Unit]) -> None:
+        """Remove the staged trees."""
+        staged = [(unit, f"{self.staging}/{unit.staged}") for unit in directories]
+        found = dict(self._look([(unit, _path(path)) for unit, path in staged]))
+        for unit, path in staged:
+            if found[unit] is not None:
+                self._remove_tree(path)
+
+    def _remove_tree(self, top: str) -> None:
+        """Remove a directory of the staging place; what cannot be removed now is swept by a later pass."""
+        directories = [top]
+        for path in self._walk(top):
+            if path.endswith("/"):
+                directories.append(f"{top}/{path}".rstrip("/"))
+            else:
+                self._client.post(Packet.REMOVE, _path(f"{top}/{path}"), _ignore)
+        for path in reversed(directories):
+            self._client.post(Packet.RMDIR, _path(path), _ignore)
         self._client.settle()
 
     # -- look ----------------------------------------------------------------------------------------------
@@ -759,7 +850,7 @@ class Sftp(Transport):
         return string(self._staging + unit.staged.encode())
 
     def _final(self, unit: Unit) -> bytes:
-        return _path(f"{self.target}/{unit.path}")
+        return _path(f"{self.target}/{unit.final}")
 
 
 def _usable(verify: str) -> tuple[str, ...]:
@@ -789,9 +880,9 @@ def _said(kind: int, body: bytes) -> str:
     return refused.message if refused else f"an unexpected answer of type {kind}"
 
 
-def _seconds(unit: Unit) -> int:
-    """The modification time as the protocols can say it: whole seconds since 1970, 32 bits."""
-    return min(max(unit.identity.mtime_ns // 10**9, 0), 0xFFFFFFFF)
+def _seconds(mtime_ns: int) -> int:
+    """A modification time as the protocols can say it: whole seconds since 1970, 32 bits."""
+    return min(max(mtime_ns // 10**9, 0), 0xFFFFFFFF)
 
 
 def _is_directory(found: wire.Attributes | None) -> bool:

@@ -49,6 +49,7 @@ class Packet(IntEnum):
     READ = 5
     WRITE = 6
     LSTAT = 7
+    SETSTAT = 9
     FSETSTAT = 10
     OPENDIR = 11
     READDIR = 12

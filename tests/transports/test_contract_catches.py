@@ -13,7 +13,7 @@ import pytest
 from mistamover.errors import NotVerified, TargetRefused, UnitError
 from mistamover.transports.contract import Proof
 from mistamover.transports.local import Local
-from mistamover.unit import Outcome, Unit
+from mistamover.unit import Directory, Outcome, Unit
 
 
 class AlwaysAgrees(Local):
@@ -176,6 +176,49 @@ class GivesASecondTarget(Local):
             return super().open()
 
 
+class ShowsDirectoriesWhileTheyFill(Local):
+    """Publishes the files of a directory one by one."""
+
+    def place(self, directory: Unit, units: Sequence[Unit]) -> Iterator[Outcome]:
+        return self.publish(units)
+
+
+class MergesDirectories(Local):
+    """Adds what it has to what stands there."""
+
+    def publish_directory(self, tree: Directory) -> None:
+        there = Path(self.target, tree.unit.path)
+        if not there.is_dir() or there.is_symlink():
+            return super().publish_directory(tree)
+        shutil.copytree(f"{self.staging}/{tree.unit.staged}", there, dirs_exist_ok=True)
+        return self.discard_directories([tree.unit])
+
+
+class ForgetsEmptyDirectories(Local):
+    """Makes only those that files lie in."""
+
+    def publish_directory(self, tree: Directory) -> None:
+        super().publish_directory(tree._replace(folders=tree.folders[:1]))
+
+
+class FollowsLinksOfTheOldVersion(Local):
+    """Removes by paths what it replaces, and what links there lead to."""
+
+    def publish_directory(self, tree: Directory) -> None:
+        for path in Path(self.target, tree.unit.path).rglob("*"):
+            if path.is_symlink() and tree.unit.is_update:
+                shutil.rmtree(os.path.realpath(path), ignore_errors=True)
+        super().publish_directory(tree)
+
+
+class SweepsFilesAlone(Local):
+    """Leaves the trees of directories where they are."""
+
+    def _remove_staged(self, name: str) -> None:
+        if not os.path.isdir(f"{self.staging}/{name}"):
+            super()._remove_staged(name)
+
+
 CATCHES = {
     AlwaysAgrees: "test_verify_finds_what_is_damaged_and_nothing_else",
     LooksAtSizesOnly: "test_verify_finds_what_is_damaged_and_nothing_else",
@@ -192,6 +235,11 @@ CATCHES = {
     AppendsWhenItSendsAgain: "test_sending_again_writes_anew",
     SaysItIsNeverStopped: "test_a_stop_file_is_seen",
     GivesASecondTarget: "test_what_is_no_directory_is_refused",
+    ShowsDirectoriesWhileTheyFill: "test_a_directory_arrives_as_a_whole",
+    MergesDirectories: "test_a_directory_whose_name_is_taken_stays_staged",
+    ForgetsEmptyDirectories: "test_a_directory_arrives_as_a_whole",
+    FollowsLinksOfTheOldVersion: "test_a_directory_replaces_an_earlier_version_and_nothing_outside",
+    SweepsFilesAlone: "test_what_a_crash_left_of_a_directory_is_swept",
 }
 """Each bug, and the test that is there to find it."""
 

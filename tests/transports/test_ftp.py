@@ -92,6 +92,7 @@ class TestVsftpdWithinTls(ByFtp, TransportContract):
     strongest: ClassVar[Proof] = Proof.READBACK
     proofs: ClassVar[frozenset[Proof]] = frozenset(Proof) - {Proof.DIGEST}
     shows_links: ClassVar[bool] = False
+    sets_times_of_directories: ClassVar[bool] = False
 
     def options(self, request: pytest.FixtureRequest) -> Options:
         options: Options = request.getfixturevalue("vsftpd")

@@ -61,6 +61,7 @@ class ByRsync(SendingContract):
     compared: ClassVar[Proof] = Proof.DIGEST
     syncs: ClassVar[bool] = False
     replaces: ClassVar[bool] = False
+    renames_directories: ClassVar[bool] = False
     crowds: ClassVar[tuple[int, ...]] = (40,)
 
     def staged_name(self, unit: Unit) -> str:
