@@ -17,7 +17,7 @@ from pydantic import SecretStr, ValidationError
 from mistamover import ini, rsync_options
 from mistamover.errors import ConfigError
 from mistamover.ini import Document, Entry, Finding, Key, Place, shown
-from mistamover.obsolete import NOT_YET, OBSOLETE, OLD_SECRETS, OLD_SECTIONS, PLACEHOLDER
+from mistamover.obsolete import OBSOLETE, OLD_SECRETS, OLD_SECTIONS, PLACEHOLDER
 from mistamover.options import (
     OPTIONS,
     SECRETS,
@@ -39,6 +39,8 @@ SYSTEM_GLOBAL = Path("/etc/mistamover/global.ini")
 _ENVIRONMENT = "CONFIG__"
 _BASE = ("global", "base_data_dir")
 _SPOOL = ("data_stream", "directory")
+_BASE_INCOMING = ("global", "base_incoming_dir")
+_ARRIVALS = ("incoming", "directory")
 _PID_FILE = ("global", "pid_file")
 _TOP = ("global", "top")
 _LIST = ("global", "data_stream_list")
@@ -253,7 +255,7 @@ class Draft:
         for entry in entries:
             if entry.key in OPTIONS:
                 self._take_known(entry)
-            elif entry.key in OBSOLETE or entry.key in NOT_YET:
+            elif entry.key in OBSOLETE:
                 self.obsolete[entry.key] = entry
             elif entry.section in OLD_SECTIONS - SECTIONS.keys():
                 self.findings.append(entry.finding("unknown option, in 0.1.0 as well; remove it"))
@@ -284,6 +286,8 @@ class Draft:
             given.setdefault(("logging", "base_log_dir"), "$(global:top)/log")
         if _BASE in given:
             given.setdefault(_SPOOL, "$(global:base_data_dir)/$(data_stream:name)")
+        if _BASE_INCOMING in given:
+            given.setdefault(_ARRIVALS, "$(global:base_incoming_dir)/$(data_stream:name)")
         given.setdefault(_PID_FILE, ROOTS_PID_FILE if os.geteuid() == 0 else f"$(global:state_dir)/{PID_NAME}")
         defaults = {key: as_text(info.default) for key, info in OPTIONS.items() if has_default(info)}
         known = {key: text for key, text in (defaults | literal).items() if key not in given}
@@ -317,9 +321,6 @@ class Draft:
         old_quarantine = self.texts.pop(_OLD_QUARANTINE, "")
         if self.obsolete and (spool := self.texts.get(_SPOOL)):
             self._ignore(old_quarantine or f"{spool}/quarantine", spool)
-        for key, entry in self.obsolete.items():
-            if (harmless := NOT_YET.get(key)) and entry.text.lower() not in harmless:
-                self.findings.append(entry.finding(f"is not there yet; give {harmless[0]}"))
 
     def _ignore(self, directory: str, spool: str) -> None:
         """Have a directory of the spool hold no units: what 0.1.0 set aside there was bad."""
@@ -371,8 +372,9 @@ class Draft:
 
     def _report_errors(self, errors: Iterable[ErrorDetails]) -> None:
         wrong = {(str(error["loc"][0]), str(error["loc"][1])): error for error in errors}
-        if _BASE in wrong and _SPOOL not in self.entries:
-            wrong.pop(_SPOOL, None)  # it is wrong only because its base is
+        for base, derived in ((_BASE, _SPOOL), (_BASE_INCOMING, _ARRIVALS)):
+            if base in wrong and derived not in self.entries:
+                wrong.pop(derived, None)  # it is wrong only because its base is
         for key, error in wrong.items():
             if key not in self._unusable:
                 self.report(key, _wrong(key, error, self.texts.get(key, "")))
@@ -452,6 +454,8 @@ def _check_target_dir(draft: Draft) -> None:
     """Find relative paths where they would depend on where a log-in ends; a daemon's module begins one."""
     key = "outgoing", "target_dir"
     path = draft.values[key]
+    if draft.wants(key) and _protocol(draft) != "none":
+        draft.report(key, "missing, but compulsory; give an absolute path")
     if path is not None and not path.is_absolute() and _protocol(draft) != "rsync_native":
         draft.report(key, f"{shown(str(path))} is relative; give an absolute path, beginning with /")
         draft.values[key] = None
@@ -481,6 +485,38 @@ def _check_package(draft: Draft) -> None:
     key = "outgoing", "package"
     if draft.values[key] not in (None, "none") and draft.values["data_stream", "transfer_unit"] == "file":
         draft.report(key, "packages directories; set [data_stream] transfer_unit = directory as well")
+
+
+def _check_arrivals(draft: Draft) -> None:
+    """Find what a stream that receives lacks, and arrivals that would be moved, or sent to where they came from."""
+    required = "incoming", "require_arrival_monitor"
+    if not draft.values[required]:
+        if _protocol(draft) == "none":
+            draft.report(required, "a stream with transfer_protocol = none only receives; set it to yes")
+        return
+    if draft.wants(_ARRIVALS):
+        draft.report(_ARRIVALS, "missing, but compulsory with require_arrival_monitor; give an absolute path")
+    arrivals, spool, target = (draft.values[key] for key in (_ARRIVALS, _SPOOL, ("outgoing", "target_dir")))
+    if arrivals and spool and _lies_in(arrivals, spool):
+        draft.report(_ARRIVALS, f"lies in the spool {shown(str(spool))}; give a directory outside of it")
+    if arrivals and target and _protocol(draft) == "local" and _lies_in(target, arrivals):
+        draft.report(_ARRIVALS, f"is where units are sent, {shown(str(target))}; give another directory")
+
+
+def _check_handshake(draft: Draft) -> None:
+    """Find names of the handshake's files that could not be told apart, and a digest that nobody has."""
+    for section in ("incoming", "outgoing"):
+        keys = [(section, f"{kind}_file_extension") for kind in ("control", "receipt", "thankyou")]
+        values = [draft.values[key] for key in keys]
+        for number, key in enumerate(keys):
+            if values[number] in values[:number]:
+                draft.report(key, "is that of other files of the handshake too; give each its own")
+    for key in (("incoming", "require_arrival_monitor"), ("outgoing", "target_uses_arrival_monitor")):
+        if draft.values[key] and draft.values["data_stream", "transfer_unit"] == "directory":
+            draft.report(key, "is for files; set [data_stream] transfer_unit = file, or this to no")
+    key = "outgoing", "receipt_checksum"
+    if draft.values[key] == "sha256" and draft.values["outgoing", "checksum"] not in ("sha256", None):
+        draft.report(key, "sha256 needs [outgoing] checksum = sha256 as well")
 
 
 def _lies_in(inner: Path, outer: Path) -> bool:
@@ -631,11 +667,13 @@ def _check_apprise(draft: Draft, path: Path | None) -> None:
 
 
 CHECKS: tuple[Callable[[Draft], None], ...] = (
-    _check_host,
     _check_target_dir,
+    _check_host,
     _check_places,
     _check_levels,
     _check_package,
+    _check_arrivals,
+    _check_handshake,
 )
 CHECKS_TO_RUN: tuple[Callable[[Draft], None], ...] = (
     _check_log_dir,

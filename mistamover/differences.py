@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import NamedTuple
 
-from mistamover.obsolete import NOT_YET, OBSOLETE, RETIRED
+from mistamover.obsolete import OBSOLETE, RETIRED
 from mistamover.options import OPTIONS, PROTOCOLS, SECTIONS, Rsync, Settings
 
 
@@ -25,7 +25,7 @@ def differences(settings: Settings) -> Iterator[Difference]:
         return
     if settings.outgoing.transfer_protocol != "none":
         yield from _of_sending(settings)
-    yield from _of_what_may_be_there(settings)
+    yield from _of_the_service(settings)
     yield from _of_the_spool(settings)
     yield from _of_options(settings)
 
@@ -59,24 +59,20 @@ def _staging(settings: Settings) -> str:
     return str(getattr(settings.log_in, "staging_dir", ".mistamover"))
 
 
-def _of_what_may_be_there(settings: Settings) -> Iterator[Difference]:
-    """The handshake, the disk-space monitor and mail; by name, for their options come with them."""
-    if _value(settings, "outgoing", "target_uses_arrival_monitor"):
+def _of_the_service(settings: Settings) -> Iterator[Difference]:
+    """The handshake, the disk space monitor and mail."""
+    if settings.outgoing.target_uses_arrival_monitor:
         now = "only one with status 0 that names this unit, its size and its digest; others have it sent again"
         yield Difference("receipts", "any counted as success, and the source was removed", now)
-    if _value(settings, "incoming", "require_arrival_monitor"):
+    if settings.incoming.require_arrival_monitor:
         now = "are set aside in quarantine, with the reason"
         yield Difference("arrivals that are not as announced", "were deleted", now)
-    if _value(settings, "data_stream", "deletion_enabled"):
+    if settings.data_stream.deletion_enabled:
         now = "only what the target holds is deleted; more only with [data_stream] deletion_of_unsent"
         yield Difference("a disk that runs full", "the newest units were deleted first, sent or not", now)
-    if _value(settings, "email", "recipient"):
+    if settings.email.recipient:
         now = "what is wrong is told when it begins, and again from time to time ([email] alert_repeat)"
         yield Difference("mail", "one in 12 hours at most, or none at all", now)
-
-
-def _value(settings: Settings, section: str, option: str) -> object:
-    return getattr(getattr(settings, section, None), option, None)
 
 
 def _of_the_spool(settings: Settings) -> Iterator[Difference]:
@@ -103,9 +99,9 @@ def _of_options(settings: Settings) -> Iterator[Difference]:
     """What does nothing any more, one for each section and reason."""
     protocol = settings.outgoing.transfer_protocol
     concern = [
-        (section, option, f"nothing: {OBSOLETE.get((section, option), 'that is not there yet')}")
+        (section, option, f"nothing: {OBSOLETE[section, option]}")
         for section, option in settings.obsolete
-        if (section == protocol or section not in (*PROTOCOLS, *RETIRED)) and not NOT_YET.get((section, option))
+        if (section == protocol or section not in (*PROTOCOLS, *RETIRED))
     ]
     for (section, reason), group in groupby(sorted(concern, key=_by_reason), key=_by_reason):
         options = ", ".join(option for _, option, _ in group)

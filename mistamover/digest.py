@@ -44,6 +44,16 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 """Programs that print ``DIGEST FILE`` lines, the fastest first: OpenSSL uses the CPU's own instructions."""
 
 
+def together(*hashers: Hasher) -> Callable[[bytes | bytearray | memoryview], None]:
+    """What takes bytes in for several digests, so that a file is read but once."""
+
+    def update(data: bytes | bytearray | memoryview) -> None:
+        for hasher in hashers:
+            hasher.update(data)
+
+    return update
+
+
 def of_bytes(algorithm: str, data: bytes) -> str:
     """The digest of ``data``."""
     hasher = ALGORITHMS[algorithm]()
@@ -59,10 +69,18 @@ def of_descriptor(
     ``buffer`` is the caller's to keep, so that many small files share one. ``tick(0)`` follows each read.
     """
     hasher = ALGORITHMS[algorithm]()
+    total = read_into(hasher.update, fd, buffer, tick)
+    return hasher.hexdigest(), total
+
+
+def read_into(
+    update: Callable[[memoryview], None], fd: int, buffer: bytearray, tick: Callable[[int], None] = lambda _: None
+) -> int:
+    """Give ``update`` all that ``fd`` gives from its current place on; as :func:`of_descriptor`."""
     total = 0
     view = memoryview(buffer)
     while got := os.readv(fd, [buffer]):
-        hasher.update(view[:got])
+        update(view[:got])
         total += got
         tick(0)
-    return hasher.hexdigest(), total
+    return total

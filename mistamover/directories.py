@@ -24,10 +24,11 @@ _END = 2**63
 _CHANGED = "it changed after it was sent; the new version will be sent too"
 
 
-def spool_of(settings: Settings, *, mirror: bool) -> Spool:
+def spool_of(settings: Settings, *, mirror: bool, with_md5: bool = False) -> Spool:
     """The spool of a stream, by what its units are; ``mirror`` only reads."""
     kind = DirectorySpool if settings.data_stream.transfer_unit == "directory" else Spool
-    return kind(settings.data_stream.directory, mirror=mirror, algorithm=settings.outgoing.checksum)
+    directory, algorithm = settings.data_stream.directory, settings.outgoing.checksum
+    return kind(directory, mirror=mirror, algorithm=algorithm, with_md5=with_md5)
 
 
 def is_whole(settings: Settings) -> bool:

@@ -23,6 +23,9 @@ BREATH = 0.8
 class Kind(str, Enum):
     """What can happen to a unit, or to the stream."""
 
+    ARRIVED = "arrived"
+    REFUSED = "refused"
+    """Set aside at its arrival."""
     DELIVERED = "delivered"
     REMOVED = "removed"
     NOT_REMOVED = "not-removed"
@@ -94,6 +97,8 @@ class Summary:
     """Whether the stop file lies there, and not in the spool."""
     is_complete: bool = False
     """Whether the last unit of a stream that has an end was delivered, and nothing is left."""
+    awaited: int = 0
+    """Units that are at the target and whose receipts are waited for."""
     is_interrupted: bool = False
     is_ended: bool = False
     """Whether it is of a run that has no end of its own and was ended as such a run is meant to be."""
@@ -123,9 +128,9 @@ class Summary:
     @property
     def unfinished(self) -> int:
         """Units that failed, wait, or are set aside; and those that start again, unless the next run has them."""
-        kinds = (Kind.WAITING, Kind.QUARANTINED, Kind.NOT_REMOVED)
+        kinds = (Kind.WAITING, Kind.QUARANTINED, Kind.NOT_REMOVED, Kind.REFUSED)
         again = () if self.is_ended else (Kind.CHANGED, Kind.SETTLING)
-        return sum(self.counts[kind] for kind in (*kinds, *again))
+        return self.awaited + sum(self.counts[kind] for kind in (*kinds, *again))
 
     @property
     def leaves_nothing(self) -> bool:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import ctypes
     from collections.abc import Callable, Iterator
 
+LONGEST_NAME = 255
+"""In bytes, on every file system that we know of."""
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """O_NONBLOCK: a FIFO that was put in a file's place must not make us wait for its writer."""

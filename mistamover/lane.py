@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -65,6 +65,28 @@ class Carried(NamedTuple):
     """Why it ended early: the target is down or refuses us."""
     is_stopped: bool = False
     """It did not begin, since a stop file lies in the target directory."""
+
+
+class Talk(NamedTuple):
+    """What is to be said to an arrivals monitor, and what is to be looked for."""
+
+    notes: Mapping[str, bytes]
+    """Files to be put into the target directory, by their names."""
+    wanted: Sequence[str] = ()
+    """Names of files to be fetched from there."""
+    units: Sequence[Unit] = ()
+    """Units of which to see whether they still stand there."""
+
+
+class Heard(NamedTuple):
+    """What came of a talk; if it ended early, nothing is known."""
+
+    carried: Carried
+    refused: Mapping[str, UnitError] = {}
+    """Why notes could not be put, by their names."""
+    found: Mapping[str, bytes] = {}
+    standing: frozenset[str] = frozenset()
+    """The paths of the units that stand there."""
 
 
 class Baton:
@@ -307,6 +329,27 @@ def carry(settings: Settings, batch: Sequence[Unit], how: Deliver) -> Carried:
             disconnect(lane)
             raise
         return Carried(outcomes)
+
+
+def converse(settings: Settings, talk: Talk) -> Heard:
+    """Talk with an arrivals monitor through its directory. Repeating it is harmless."""
+    crew = _crew()
+    with crew.lane() as lane:
+        try:
+            transport = _connected(settings, crew, lane)
+            if crew.is_stopped(transport):
+                return Heard(Carried([], is_stopped=True))
+            lane.enter("asking")
+            refused = transport.put_notes(talk.notes)
+            found = transport.fetch_notes(talk.wanted)
+            standing = frozenset(unit.path for unit in transport.resembling(talk.units))
+        except (TargetDown, TargetRefused) as error:
+            disconnect(lane)
+            return Heard(Carried([], error))
+        except BaseException:
+            disconnect(lane)
+            raise
+        return Heard(Carried([]), refused, found, standing)
 
 
 def discard(settings: Settings, units: Sequence[Unit]) -> None:

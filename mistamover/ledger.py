@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,11 +49,46 @@ CREATE TABLE content (
     digest TEXT NOT NULL,
     PRIMARY KEY (delivery, path)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE handshake (
+    receipt BLOB NOT NULL,
+    target TEXT NOT NULL,
+    path BLOB NOT NULL,
+    dev INTEGER NOT NULL, ino INTEGER NOT NULL, size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+    digest TEXT NOT NULL, md5 TEXT NOT NULL, attempt INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    thankyou BLOB NOT NULL DEFAULT x'',
+    asked REAL NOT NULL,
+    PRIMARY KEY (receipt, target)
+) STRICT;
 """
 }
 """What makes a ledger of the version before one of this version."""
 
 _COLUMNS = "id, path, target, state, size, algorithm, digest, proof, attempts, next_try, reason, changed"
+
+
+class Stage(str, Enum):
+    """How far the handshake about a unit is."""
+
+    ASKED = "asked"
+    """It was published, and its receipt is waited for."""
+    STALE = "stale"
+    """It was sent anew since: a receipt that comes all the same counts for nothing, but is owed a thank-you."""
+    ANSWERED = "answered"
+    """The thank-you has to be put."""
+
+
+class Asked(NamedTuple):
+    """A receipt that was asked for, and what for."""
+
+    unit: Unit
+    receipt: str
+    stage: Stage
+    asked: float
+    """Seconds since the epoch at which the wait for it began."""
+    thankyou: str = ""
+    """The name of the thank-you that has to be put; its receipt may be that of an older attempt."""
 
 
 class Entry(NamedTuple):
@@ -217,9 +253,14 @@ class Ledger(View):
 
     # -- what happened -----------------------------------------------------------------------------------
 
-    def deliver(self, units: Sequence[Unit], now: float) -> list[int]:
-        """Record units as delivered, on disk when this returns; gives the number of each one's record."""
+    def deliver(self, units: Sequence[Unit], now: float, answered: Iterable[Asked] = ()) -> list[int]:
+        """Record units as delivered, on disk when this returns; gives the number of each one's record.
+
+        ``answered`` are the handshakes that came to that.
+        """
         with self._transaction() as db:
+            for asked in answered:
+                self._note(db, asked)
             records = [self._insert(db, unit, State.DELIVERED, now) for unit in units]
             db.executemany(
                 "INSERT INTO content VALUES (?,?,?,?)",
@@ -272,6 +313,48 @@ class Ledger(View):
         """Forget that a unit was set aside: it is as if newly found."""
         with self._transaction() as db:
             db.execute("DELETE FROM delivery WHERE id = ? AND state = ?", (record, State.QUARANTINED))
+
+    # -- handshakes --------------------------------------------------------------------------------------
+
+    def note(self, handshakes: Iterable[Asked]) -> None:
+        """Record how far handshakes are, on disk when this returns."""
+        with self._transaction() as db:
+            for asked in handshakes:
+                self._note(db, asked)
+
+    def _note(self, db: sqlite3.Connection, asked: Asked) -> None:
+        unit = asked.unit
+        db.execute(
+            "INSERT OR REPLACE INTO handshake VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                os.fsencode(asked.receipt), self._target, os.fsencode(unit.path), *unit.identity, unit.digest,
+                unit.md5, unit.attempt, asked.stage, os.fsencode(asked.thankyou), asked.asked,
+            ),
+        )  # fmt: skip
+
+    def forget(self, receipts: Iterable[str]) -> None:
+        """The handshakes by these receipts have ended."""
+        with self._transaction() as db:
+            db.executemany(
+                "DELETE FROM handshake WHERE receipt = ? AND target = ?",
+                ((os.fsencode(receipt), self._target) for receipt in receipts),
+            )
+
+    def handshakes(self) -> list[Asked]:
+        """Those that have not ended, oldest first."""
+        with self._explained():
+            rows = self._db.execute(
+                "SELECT path, dev, ino, size, mtime_ns, ctime_ns, digest, md5, attempt, receipt, state, asked,"
+                " thankyou FROM handshake WHERE target = ? ORDER BY asked",
+                (self._target,),
+            ).fetchall()
+        return [
+            Asked(
+                Unit(os.fsdecode(row[0]), Identity(*row[1:6]), digest=row[6], md5=row[7], attempt=row[8]),
+                os.fsdecode(row[9]), Stage(row[10]), row[11], os.fsdecode(row[12]),
+            )
+            for row in rows
+        ]  # fmt: skip
 
     def _insert(
         self,

@@ -27,22 +27,7 @@ OBSOLETE: dict[Key, str] = {
 }
 """Options that are accepted and do nothing, and why. One that is an option again does not belong here."""
 
-NOT_YET: dict[Key, tuple[str, ...] | None] = {
-    ("global", "base_incoming_dir"): None,
-    ("incoming", "require_arrival_monitor"): ("false",),
-    ("incoming", "directory"): None,
-    ("outgoing", "target_uses_arrival_monitor"): ("false",),
-    ("outgoing", "receipt_file_poll_count"): None,
-    ("outgoing", "receipt_file_poll_interval"): None,
-    **{
-        (section, f"{kind}_file_extension"): None
-        for section in ("incoming", "outgoing")
-        for kind in ("control", "receipt", "thankyou")
-    },
-}
-"""Options of what is not there yet, with the values under which nothing is missed; None: no value decides."""
-
-OLD_SECTIONS = frozenset(section for section, _ in (*OBSOLETE, *NOT_YET))
+OLD_SECTIONS = frozenset(section for section, _ in OBSOLETE)
 OLD_SECRETS = frozenset(key for key in OBSOLETE if key[1] == "password")
 
 PLACEHOLDER = "__MUST_DEFINE__"

@@ -30,7 +30,7 @@ from mistamover.unit import OWN_NAME, OWN_PLACES
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-BUILT_IN = ("local", "sftp", "rsync_ssh", "rsync_native", "ftp", "ftps")
+BUILT_IN = ("local", "sftp", "rsync_ssh", "rsync_native", "ftp", "ftps", "none")
 ENTRY_POINTS = "mistamover.transports"
 SENDMAIL = "sendmail:"
 OWN_LOGS = ("mistamover", "log", "postman", "disk-monitor")
@@ -335,6 +335,9 @@ class Global(Section):
     base_data_dir: AbsolutePath | None = Field(
         None, description="The directory in which streams without a directory of their own have their spools."
     )
+    base_incoming_dir: AbsolutePath | None = Field(
+        None, description="The same for the directories that arrivals monitors look after."
+    )
     general_poll_interval: Seconds = Field(
         3.0,
         gt=0,
@@ -423,11 +426,45 @@ class DataStream(Section):
     )
 
 
+ControlExtension = Annotated[
+    FileName, Field(description="How the names of control files end, by which a sender tells size and digest.")
+]
+ReceiptExtension = Annotated[
+    FileName, Field(description="How the names of receipts end, by which a receiver tells what it found.")
+]
+ThankyouExtension = Annotated[
+    FileName, Field(description="How the names of thank-yous end, by which a sender says that it read a receipt.")
+]
+
+
 class Incoming(Section):
-    """What may hold a stream on the near side."""
+    """What arrives from other hosts, and what may hold a stream on the near side."""
 
     stop_file: FileName = Field(
-        ".stop", description="While a file of this name is in the spool, the stream is paused."
+        ".stop",
+        description="While a file of this name is in the spool, the stream is paused; while one is in directory, "
+        "nothing is received, and senders wait.",
+    )
+    require_arrival_monitor: Flag = Field(
+        False,
+        description="Take files that others push into directory: each is proven by its control file, moved into "
+        "the spool, and answered by a receipt.",
+    )
+    directory: AbsolutePath | None = Field(
+        None,
+        description="The directory into which others push; compulsory with require_arrival_monitor.",
+        json_schema_extra={"derived": "$(global:base_incoming_dir)/$(data_stream:name) where that is set"},
+    )
+    control_file_extension: ControlExtension = "stager-ctrl-bss"
+    receipt_file_extension: ReceiptExtension = "stager-rcpt-bss"
+    thankyou_file_extension: ThankyouExtension = "stager-thanks-bss"
+    existing: Literal["same-or-wait", "replace"] = Field(
+        "same-or-wait",
+        description="What to do where the spool holds another file of the name: wait until that is gone, or "
+        "replace it. Equal content counts as arrived.",
+    )
+    flatten: Flag = Field(
+        False, description="Give files their directories back that a sender with flatten wrote into their names."
     )
 
 
@@ -435,7 +472,8 @@ class Outgoing(Section):
     """Where units go, how they are proven there, and what happens when that fails."""
 
     transfer_protocol: Protocol = Field(
-        description="How the target is reached; packages that add transports add their names.",
+        description="How the target is reached; packages that add transports add their names. With none the stream "
+        "only receives.",
         examples=["sftp"],
     )
     transfer_mode: Literal["move", "mirror"] = Field(
@@ -444,12 +482,13 @@ class Outgoing(Section):
     )
     target_host: Host | None = Field(
         None,
-        description="The host that receives the units; compulsory for all but local.",
+        description="The host that receives the units; compulsory for all but local and none.",
         examples=["archive.example.org"],
     )
-    target_dir: TargetPath = Field(
-        description="The directory at the target under which the units get their final names. For rsync_native it "
-        "begins with the daemon's module.",
+    target_dir: TargetPath | None = Field(
+        None,
+        description="The directory at the target under which the units get their final names; compulsory for all "
+        "but none. For rsync_native it begins with the daemon's module.",
         examples=["/data/incoming"],
     )
     package: Literal["none", "zip", "tar"] = Field(
@@ -492,6 +531,30 @@ class Outgoing(Section):
         600.0, gt=0, description="How long a stream that the target paused waits until it looks again."
     )
     stop_timeout: Seconds = Field(30.0, description="How long a stop waits for units that are on their way.")
+    target_uses_arrival_monitor: Flag = Field(
+        False,
+        description="An arrivals monitor takes what is pushed into target_dir: a unit counts as delivered once its "
+        "receipt says that size and digest are right.",
+    )
+    control_file_extension: ControlExtension = "stager-ctrl-bss"
+    receipt_file_extension: ReceiptExtension = "stager-rcpt-bss"
+    thankyou_file_extension: ThankyouExtension = "stager-thanks-bss"
+    receipt_checksum: Literal["md5", "sha256"] = Field(
+        "md5",
+        description="The digest that the receiver proves: md5 as since 0.1.0, or sha256 as well, which a receiver "
+        "before 0.2.0 takes no notice of. sha256 needs checksum = sha256.",
+    )
+    receipt_file_poll_count: Count = Field(
+        100, ge=1, description="For how many receipt_file_poll_intervals a receipt is waited for."
+    )
+    receipt_file_poll_interval: Seconds = Field(
+        5.0, gt=0, description="How often receipts are looked for; the first looks come sooner."
+    )
+    flatten: Flag = Field(
+        False,
+        description="Write the directories of units into their names at the target, as NORTH%2FRADAR.DAT: a "
+        "handshake knows none. Without it, such units are refused where an arrivals monitor is.",
+    )
 
 
 class LogIn(Section):

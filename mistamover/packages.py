@@ -60,7 +60,7 @@ def prepare_place(settings: Settings) -> None:
 def readable(settings: Settings) -> Spool:
     """What lanes send from: the spool, or the place of the archives that are sent instead."""
     if settings.outgoing.package == "none":
-        return spool_of(settings, mirror=True)
+        return spool_of(settings, mirror=True, with_md5=settings.outgoing.target_uses_arrival_monitor)
     return Spool(place_of(settings), mirror=True, algorithm=settings.outgoing.checksum)
 
 

@@ -15,7 +15,9 @@ from mistamover.unit import OWN_NAME, Ignored, Record, Unit, Verdict, judge, loo
 
 
 def plan(settings: Settings) -> Iterator[Event]:
-    """What a pass would do, and why it would skip what it would skip. Touches nothing."""
+    """What a pass would send, and why it would skip what it would skip. Touches nothing."""
+    if settings.outgoing.transfer_protocol == "none":
+        return
     mirror = settings.outgoing.transfer_mode == "mirror"
     spool = spool_of(settings, mirror=True)
     view = View(state_directory(settings), target_name(settings))

@@ -66,12 +66,16 @@ class _Twin(NamedTuple):
 class Source:
     """One unit open for reading: hashed as it is read, and the very file that was found, or an error."""
 
-    def __init__(self, fd: int, unit: Unit, hasher: digest.Hasher, mode: int) -> None:
+    def __init__(
+        self, fd: int, unit: Unit, hasher: digest.Hasher, mode: int, md5: digest.Hasher | None = None
+    ) -> None:
         self.fd = fd
         self.unit = unit
         self.mode = mode
         """Permission bits; never those that give a program its owner's rights, always that to read it back."""
         self._hasher = hasher
+        self._md5 = md5
+        self._update = hasher.update if md5 is None else digest.together(hasher, md5)
 
     def chunks(self, buffer: bytearray, hashing: Executor | None = None) -> Iterator[memoryview]:
         """Give the bytes, each time as a view of ``buffer`` that is good until the next one is asked for.
@@ -88,10 +92,10 @@ class Source:
             if not got:
                 raise SourceMoved("it shrank while it was read")
             if hashing is None:
-                self._hasher.update(view[:got])
+                self._update(view[:got])
                 yield view[:got]
             else:
-                hashed = hashing.submit(self._hasher.update, view[:got])
+                hashed = hashing.submit(self._update, view[:got])
                 try:
                     yield view[:got]
                 finally:
@@ -106,14 +110,15 @@ class Source:
             raise UnitError(f"cannot be read: {error.strerror}") from error
         if len(data) != self.unit.size:
             raise SourceMoved("it shrank while it was read")
-        self._hasher.update(data)
+        self._update(data)
         return self.finish(), data
 
     def finish(self) -> Unit:
         """The unit with the digest of what was read, provided that the file is still what was found."""
         if Identity.of(os.fstat(self.fd)) != self.unit.identity:
             raise SourceMoved("it changed while it was read")
-        return self.unit._replace(digest=self._hasher.hexdigest())
+        md5 = self._md5.hexdigest() if self._md5 else ""
+        return self.unit._replace(digest=self._hasher.hexdigest(), md5=md5)
 
     def close(self) -> None:
         """Let go of the file; harmless when repeated."""
@@ -125,9 +130,10 @@ class Source:
 class Reader:
     """Opens the units of a spool, for one thread."""
 
-    def __init__(self, root: int, algorithm: str) -> None:
+    def __init__(self, root: int, algorithm: str, *, with_md5: bool = False) -> None:
         self._below = fs.Below(root)
         self._hasher = digest.ALGORITHMS[algorithm]
+        self._md5 = digest.ALGORITHMS["md5"] if with_md5 and algorithm != "md5" else None
         self._writers: frozenset[tuple[int, int]] | None = None
 
     def open(self, unit: Unit) -> Source:
@@ -147,7 +153,7 @@ class Reader:
         except BaseException:
             os.close(fd)
             raise
-        return Source(fd, unit, self._hasher(), found.st_mode & 0o777 | 0o400)
+        return Source(fd, unit, self._hasher(), found.st_mode & 0o777 | 0o400, self._md5() if self._md5 else None)
 
     def _is_being_written(self, fd: int, identity: Identity) -> bool:
         if (answer := fs.is_being_written(fd)) is not None:
@@ -184,12 +190,16 @@ def _cannot_open(error: OSError) -> UnitError:
 
 
 class Spool:
-    """The directory in which the units of a stream appear."""
+    """The directory in which the units of a stream appear.
 
-    def __init__(self, directory: Path, *, mirror: bool, algorithm: str = "sha256") -> None:
+    ``algorithm`` is that of the digests that are made while units are read, ``with_md5`` besides an MD5.
+    """
+
+    def __init__(self, directory: Path, *, mirror: bool, algorithm: str = "sha256", with_md5: bool = False) -> None:
         self.directory = directory
         self._mirror = mirror
         self._algorithm = algorithm
+        self._with_md5 = with_md5
         self._lock: int | None = None
         self._mtimes: dict[str, float] = {}
         self._scanned = ""
@@ -376,7 +386,7 @@ class Spool:
 
     def reader(self) -> Reader:
         """What one thread needs to open units."""
-        return Reader(self._root, self._algorithm)
+        return Reader(self._root, self._algorithm, with_md5=self._with_md5)
 
     # -- remove ----------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -18,13 +18,15 @@ from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from mistamover import lane, whole
+from mistamover import handshake, lane, whole
 from mistamover.directories import spool_of
 from mistamover.errors import (
     Fault,
     Held,
     MistamoverError,
+    NameTaken,
     NoRoom,
+    NotTaken,
     Parked,
     SourceGone,
     SourceMoved,
@@ -32,10 +34,12 @@ from mistamover.errors import (
     TargetFull,
     TooManyConnections,
     UnitError,
+    UnitRefused,
 )
 from mistamover.events import BREATH, Event, Kind, Report, Stop, Summary, nothing
-from mistamover.lane import Carried, Crew
-from mistamover.ledger import Ledger
+from mistamover.exchange import Exchange
+from mistamover.lane import Carried, Crew, Heard, Talk
+from mistamover.ledger import Asked, Ledger
 from mistamover.lines import files, shown
 from mistamover.options import Settings
 from mistamover.packages import prepare_place
@@ -114,6 +118,8 @@ def state_directory(settings: Settings) -> Path:
 def target_name(settings: Settings) -> str:
     """The target as the ledger names it."""
     outgoing = settings.outgoing
+    if outgoing.transfer_protocol == "none":
+        return "none"
     if outgoing.target_host is None or outgoing.transfer_protocol == "local":
         return f"{outgoing.transfer_protocol}://{outgoing.target_dir}"
     log_in = settings.log_in
@@ -155,7 +161,8 @@ class Stream:
         self._alive = alive
         self._hang_timeout = hang_timeout
         self._next_breath = 0.0
-        self._mirror = settings.outgoing.transfer_mode == "mirror"
+        self._sends = settings.outgoing.transfer_protocol != "none"
+        self._mirror = settings.outgoing.transfer_mode == "mirror" or not self._sends
         self._ignored = Ignored(settings.data_stream.ignore)
         self._emptied: set[str] = set()
         self._watched: dict[tuple[str, Identity], float] = {}
@@ -168,20 +175,24 @@ class Stream:
         self._executor: ThreadPoolExecutor | None = None
         self._full: UnitError | None = None
         self._abandoned: list[Unit] = []
-        self._how, self._batch_files = _way(settings)
         self._spool = self._opened_spool(mirror=self._mirror)
         self._is_lent = False
         try:
             self._ledger = self._opened_ledger()
+            self._exchange = self._opened_exchange()
         except BaseException:
             self._spool.close()
             raise
+        self._talking: tuple[Talk, Future[Heard]] | None = None
 
     def _opened_spool(self, *, mirror: bool) -> Spool:
         return spool_of(self.settings, mirror=mirror)
 
     def _opened_ledger(self) -> Ledger:
         return Ledger(state_directory(self.settings), target_name(self.settings), self.settings.outgoing.checksum)
+
+    def _opened_exchange(self) -> Exchange | None:
+        return Exchange(self.settings, self._ledger) if self.settings.outgoing.target_uses_arrival_monitor else None
 
     def __enter__(self) -> Self:
         try:
@@ -237,6 +248,7 @@ class Stream:
             ledger.close()
             raise
         self._ledger, self._is_lent = ledger, False
+        self._exchange = self._opened_exchange()
         self._recover()
         return True
 
@@ -276,12 +288,18 @@ class Stream:
 
     def _pass(self, patient: bool) -> None:
         self._spool.look_at_place()
+        if not self._sends:
+            return
         self._begin_to_watch()
         if self._is_paused():
             return
         window = Window()
         self._prepared = None
         self._still_watched = {}
+        if self._exchange is not None:
+            self._exchange.turn()
+            if self._exchange.is_open:
+                self._begin_log_in()
         for unit in self._wanted(window.delivered):
             self._note_found(unit)
             self._collect(unit, window, patient=patient)
@@ -307,7 +325,11 @@ class Stream:
         self.summary.found_bytes += unit.size
         self.summary.note_waiting(unit)
         if self.summary.found == 1:
-            # The log-in goes on while we scan.
+            self._begin_log_in()
+
+    def _begin_log_in(self) -> None:
+        """It goes on while we scan."""
+        if self._prepared is None:
             self._prepared = self._lanes().submit(lane.prepare, self.settings)
 
     def _collect(self, unit: Unit, window: Window, *, patient: bool) -> None:
@@ -338,6 +360,8 @@ class Stream:
         if patient and (is_last or len(window.young) >= WINDOW // 2):
             self._wait_until_settled(window.young)
             window.young.clear()
+        if is_last:
+            self._hear_out(patient=patient)
         return self._may_go_on()
 
     def _may_begin(self) -> bool:
@@ -384,6 +408,9 @@ class Stream:
         enter = _unwatched if self._watch is None else self._watch.enter
         for unit in self._spool.scan(self._ignored, self._skip, enter):
             self.breathe()
+            if self._exchange is not None and self._exchange.awaits(unit):
+                self.summary.note_waiting(unit)
+                continue
             record = self._ledger.record(unit.path)
             verdict = judge(unit, record, mirror=self._mirror, now=now)
             if record is None:
@@ -479,6 +506,7 @@ class Stream:
                 self.crew.abort()
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
+            self._talking = None  # what was to be said is said again
         self.crew.disconnect()
 
     def has_delivered_last(self) -> bool:
@@ -493,9 +521,10 @@ class Stream:
     def _deliver(self, units: list[Unit]) -> None:
         """Hand batches to lanes until all are carried, the target fails, or somebody asks us to stop."""
         order = self.settings.data_stream.order
-        units.sort(key=ORDERS[order])
+        units = sorted(self._with_names(units), key=ORDERS[order])
         lanes = min(FIRST_LANES, self.settings.outgoing.lanes)
-        waiting = deque(even_batches(units, lanes, self._batch_files))
+        self._how, batch_files = _way(self.settings)
+        waiting = deque(even_batches(units, lanes, batch_files))
         failures = 0
         while waiting and self._may_go_on():
             delivered = self.summary.counts[Kind.DELIVERED]
@@ -510,6 +539,17 @@ class Stream:
             self._have_ended([self._lanes().submit(lane.discard, self.settings, self._abandoned)], inf)
             self._abandoned = []
 
+    def _with_names(self, units: Iterable[Unit]) -> Iterator[Unit]:
+        """The units with the names that they get at the target; those that can have none there are refused."""
+        for unit in units:
+            if self._exchange is None:
+                yield unit
+                continue
+            try:
+                yield self._exchange.named(unit)
+            except handshake.Refused as why:
+                self._fail(unit, UnitRefused(str(why)))
+
     def _carry_until_failure(self, waiting: deque[list[Unit]]) -> MistamoverError | None:
         """Carry batches until none waits, we are to stop, or the target fails; gives its error."""
         running: dict[Future[Carried], Begun] = {}
@@ -520,6 +560,7 @@ class Stream:
                 self._fill_lanes(waiting, running, began)
             done, _ = wait(running, GLANCE, FIRST_COMPLETED)
             self.breathe()
+            self._talk_on()
             if self._stop.is_asked and not self._stop.is_patient:
                 self._wind_up(running)
             for future in done:
@@ -601,25 +642,83 @@ class Stream:
         self._report(Event(Kind.TARGET, reason=f"{error}; trying again in {pause:.1f} s"))
         self._stop.wait(pause, self.breathe)
 
+    # -- receipts ----------------------------------------------------------------------------------------
+
+    def _talk_on(self) -> None:
+        """Take what the target's arrivals monitor has answered, and go on talking when that is due."""
+        if self._exchange is None:
+            return
+        if self._talking is not None and self._talking[1].done():
+            talk, future = self._talking
+            self._talking = None
+            self._hear(self._exchange, talk, future.result())
+        if self._talking is None and self._may_go_on():
+            talk_now = self._exchange.talk(time.time(), time.monotonic())
+            if talk_now is not None:
+                self._talking = talk_now, self._lanes().submit(lane.converse, self.settings, talk_now)
+
+    def _hear(self, exchange: Exchange, talk: Talk, heard: Heard) -> None:
+        if heard.carried.error is not None or heard.carried.is_stopped:
+            self._note_target(heard.carried)
+            return
+        answers = exchange.hear(talk, heard, time.time())
+        if answers.delivered or answers.answered:
+            seconds = time.time() - min(asked.asked for asked in answers.answered)
+            self._record_delivered(answers.delivered, answers.answered, seconds)
+            exchange.thank(answers.answered)
+        for unit, reason in answers.strange:
+            self._tell(Event(Kind.WAITING, unit.path, reason, unit))
+        for unit, error in answers.failed.items():
+            self._fail(unit, error)
+
+    def _hear_out(self, *, patient: bool) -> None:
+        """Say what is to be said before a pass ends; ``patient`` waits for all receipts that may still come."""
+        if (exchange := self._exchange) is None:
+            return
+        while self._talking is not None or self._may_go_on():
+            self._talk_on()
+            if self._talking is not None:
+                self._wait_for_talk(self._talking[1])
+            elif not (exchange.owes or (patient and exchange.hopeful)):
+                break
+            else:
+                self._stop.wait(min(GLANCE, exchange.left(time.monotonic())), self.breathe)
+        self.summary.awaited = exchange.hopeful
+        self.summary.settles_at = min(self.summary.settles_at, time.monotonic() + exchange.left(time.monotonic()))
+
+    def _wait_for_talk(self, future: Future[Heard]) -> None:
+        if not self._stop.is_asked:
+            self._have_ended([future], GLANCE)
+        elif not self._have_ended([future], self.settings.outgoing.stop_timeout):
+            self.crew.abort()
+            self._have_ended([future], inf)
+
     # -- what came of it ---------------------------------------------------------------------------------
 
     def _record(self, outcomes: Sequence[Outcome], began: float) -> None:
         delivered = [outcome.unit for outcome in outcomes if outcome.error is None]
-        if delivered:
-            with self.crew.baton:
-                records = self._ledger.deliver(delivered, time.time())
-                seconds = time.monotonic() - began
-                for unit in delivered:
-                    self.summary.note_settled(unit)
-                    self.summary.delivered_bytes += unit.size
-                    self.summary.proofs[unit.proof] += 1
-                    self._tell(Event(Kind.DELIVERED, unit.path, unit=unit, seconds=seconds))
-            if not self._mirror:
-                self._remove(list(zip(delivered, records, strict=True)))
+        if delivered and self._exchange is not None:
+            self._exchange.begin(delivered, time.time())
+        elif delivered:
+            self._record_delivered(delivered, seconds=time.monotonic() - began)
         for unit, error in outcomes:
             if error is not None:
                 self.breathe()
                 self._fail(unit, error)
+
+    def _record_delivered(
+        self, delivered: Sequence[Unit], answered: Sequence[Asked] = (), seconds: float = 0.0
+    ) -> None:
+        with self.crew.baton:
+            records = self._ledger.deliver(delivered, time.time(), answered)
+            for unit in delivered:
+                if self._exchange is None or unit.path in self._exchange.noted:
+                    self.summary.note_settled(unit)
+                self.summary.delivered_bytes += unit.size
+                self.summary.proofs[unit.proof] += 1
+                self._tell(Event(Kind.DELIVERED, unit.path, unit=unit, seconds=seconds))
+        if delivered and not self._mirror:
+            self._remove(list(zip(delivered, records, strict=True)))
 
     def _remove(self, delivered: Sequence[tuple[Unit, int]]) -> None:
         """Remove sources of which the ledger says, on disk, that they were delivered."""
@@ -662,6 +761,8 @@ class Stream:
             return
         if isinstance(error, NoRoom):
             return  # it was not begun, and is found again by the next pass
+        if isinstance(error, NameTaken) and self._exchange is not None:
+            error = NotTaken(f"{error}; it waits until the arrivals monitor has taken that")
         outgoing = self.settings.outgoing
         record = self._ledger.record(unit.path)
         attempts = attempts_before(unit, record) + 1

@@ -99,6 +99,9 @@ class Unit(NamedTuple):
     """Which try of this very file this is: those that failed, and those that a failing target cut off, count."""
     contents: tuple[Content, ...] = ()
     """Of a directory that was sent: its files."""
+    md5: str = ""
+    """Of the same bytes as ``digest``, where an arrivals monitor asks for it and ``digest`` is another one."""
+
     renamed: str = ""
     """Its path at the target, where that is another one than in the spool."""
 

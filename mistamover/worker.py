@@ -27,6 +27,7 @@ from mistamover.unit import Ignored, Unit, next_wait, unit_id
 from mistamover.watch import Watch
 
 if TYPE_CHECKING:
+    from mistamover.arrivals import Arrivals
     from mistamover.concerns import Concerns
     from mistamover.pulse import Pulse
 
@@ -52,10 +53,20 @@ LONGEST_BREATH = 10.0
 TICK = 1.0
 PROGRESS_EVERY = 10.0
 
-_HAPPEN = (Kind.DELIVERED, Kind.REMOVED, Kind.VANISHED, Kind.RECOVERED, Kind.QUARANTINED)
+_HAPPEN = (
+    Kind.ARRIVED,
+    Kind.REFUSED,
+    Kind.DELIVERED,
+    Kind.REMOVED,
+    Kind.VANISHED,
+    Kind.RECOVERED,
+    Kind.QUARANTINED,
+)
 """What is done once and for all; any other kind is how things are, and is counted anew by each pass."""
 
 _LINES = {
+    Kind.ARRIVED: (INFO, "arrived: "),
+    Kind.REFUSED: (WARNING, "refused: "),
     Kind.NOT_REMOVED: (WARNING, "not removed: "),
     Kind.CHANGED: (INFO, "starts again: "),
     Kind.VANISHED: (INFO, "vanished: "),
@@ -117,6 +128,9 @@ class Worker:
         """Whether progress is written to the log; a display turns that off."""
         self._report = report
         self._stream: Stream | None = None
+        self._arrivals: Arrivals | None = None
+        self._received: Counter[Kind] = Counter()
+        """What the arrivals monitor has told of in this pass."""
         self._is_passing = False
         self._is_paused = False
         """Whether the last pass was, and nothing has happened since."""
@@ -159,7 +173,7 @@ class Worker:
         return self.total
 
     def _once(self) -> None:
-        with self._opened() as stream:
+        with self._opened() as stream, self._receiving():
             self.make_pass(stream, patient=True)
 
     # -- passes ------------------------------------------------------------------------------------------
@@ -167,7 +181,7 @@ class Worker:
     def _poll(self) -> None:
         while not self.stop.is_asked:
             try:
-                with self._watching() as watch, self._opened(watch) as stream:
+                with self._watching() as watch, self._opened(watch) as stream, self._receiving():
                     if self._make_passes(stream, watch):
                         return
             except (SpoolError, LedgerError) as error:
@@ -209,6 +223,41 @@ class Worker:
         stream.tries_waiting, self._now = self._now, False
         return stream
 
+    @contextmanager
+    def _receiving(self) -> Iterator[None]:
+        """Hold what arrives, if anything does."""
+        if not self.settings.incoming.require_arrival_monitor:
+            yield
+            return
+        from mistamover.arrivals import Arrivals  # few streams receive
+
+        with Arrivals(self.settings, self._hear_arrivals, breathe=self._breathe_at_times) as self._arrivals:
+            try:
+                yield
+            finally:
+                self._arrivals = None
+
+    def _hear_arrivals(self, event: Event) -> None:
+        self._received[event.kind] += 1
+        self._hear(event)
+
+    def _breathe_at_times(self) -> None:
+        if self._stream is not None:
+            self._stream.breathe()
+
+    def _receive(self, stream: Stream) -> None:
+        """Take what has arrived, before the pass that may send it on."""
+        self._received.clear()
+        stream.summary = Summary()
+        if self._arrivals is not None:
+            self._arrivals.run_pass(lambda: self.stop.is_asked)
+
+    def _add_received(self, summary: Summary) -> None:
+        summary.counts += self._received
+        if self._arrivals is not None and self.settings.outgoing.transfer_protocol == "none":
+            summary.is_paused = bool(self._arrivals.why_paused)
+            summary.why_paused = self._arrivals.why_paused
+
     def make_pass(self, stream: Stream, *, patient: bool) -> Summary:
         """One pass, added to the total."""
         self._stream = stream
@@ -216,9 +265,11 @@ class Worker:
         self.skipped.clear()
         self._is_passing = True
         try:
+            self._receive(stream)
             summary = stream.run_pass(patient=patient)
         finally:
             self._is_passing = False
+            self._add_received(stream.summary)
             self.total = self._added(stream.summary)
         self._tell_untold()
         self._news.turn(is_whole=summary.error is None and not summary.is_paused)
@@ -422,6 +473,11 @@ class Worker:
         return said or ("paused" if summary.is_paused else "nothing to do")
 
     def _deliveries(self, summary: Summary) -> str:
+        received = summary.counts[Kind.ARRIVED]
+        parts = [f"received {files(received)}" if received else "", self._sent(summary)]
+        return "; ".join(filter(None, parts))
+
+    def _sent(self, summary: Summary) -> str:
         count, amount = summary.counts[Kind.DELIVERED], summary.delivered_bytes
         if not count:
             return ""
@@ -568,8 +624,13 @@ def _sent(stream: Stream) -> int:
 
 
 def _intention(settings: Settings) -> str:
+    spool = shown(str(settings.data_stream.directory))
+    takes = f"takes what arrives in {shown(str(settings.incoming.directory))}"
+    if settings.outgoing.transfer_protocol == "none":
+        return f"{takes} to {spool}"
+    also = f", and {takes}" if settings.incoming.require_arrival_monitor else ""
     verb = "mirrors" if settings.outgoing.transfer_mode == "mirror" else "moves"
-    return f"{verb} {shown(str(settings.data_stream.directory))} to {shown(target_name(settings))}"
+    return f"{verb} {spool} to {shown(target_name(settings))}{also}"
 
 
 _PROOFS = {
@@ -577,11 +638,13 @@ _PROOFS = {
     "readback": "proven by reading it back",
     "size": "of which only the size was compared",
     "none": "not verified, as configured",
+    "receipt": "confirmed by a receipt",
 }
 
 _OPEN = (
     (Kind.WAITING, "{:,} waiting"),
     (Kind.QUARANTINED, "{:,} in quarantine"),
+    (Kind.REFUSED, "{:,} refused at their arrival"),
     (Kind.NOT_REMOVED, "{:,} delivered but not removed"),
     (Kind.CHANGED, "{:,} changed on the way and start again"),
     (Kind.SETTLING, "{:,} still settling"),
@@ -599,4 +662,6 @@ def _unfinished(summary: Summary, unit: str) -> str:
     left = summary.found - summary.counts[Kind.DELIVERED]
     if left and (summary.error or summary.is_paused or summary.is_interrupted):
         return f"{left:,} of {files(summary.found, unit)} not delivered"
-    return ", ".join(text.format(summary.counts[kind]) for kind, text in _OPEN if summary.counts[kind])
+    open_ = [text.format(summary.counts[kind]) for kind, text in _OPEN if summary.counts[kind]]
+    awaited = [f"{summary.awaited:,} awaiting a receipt"] if summary.awaited else []
+    return ", ".join([*open_, *awaited])

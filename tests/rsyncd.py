@@ -1,4 +1,4 @@
-"""A real rsync daemon on loopback whose one module is the whole file system."""
+"""A real rsync daemon on loopback whose modules are the whole file system, and the part in which tests are."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ class Rsyncd(Daemon):
         secrets.touch(mode=0o600)
         secrets.write_text(f"{USER}:{PASSWORD}\n")
         me = ["uid = 0", "gid = 0"] if os.geteuid() == 0 else []
-        lines = ["use chroot = no", *me, f"log file = {self.log}", f"[{MODULE}]", "path = /", "read only = no"]
-        lines += [f"auth users = {USER}", f"secrets file = {secrets}", *self.extra]
+        # A module with the name of the directory that it is: a path there is a path here. Daemons of Debian 12
+        # send no files out of a module that is the whole file system.
+        top = self.directory.parts[1]
+        users = [f"auth users = {USER}", f"secrets file = {secrets}"]
+        lines = ["use chroot = no", *me, f"log file = {self.log}", "read only = no", *users]
+        lines += [f"[{top}]", f"path = /{top}", f"[{MODULE}]", "path = /", *self.extra]
         self.config.write_text("\n".join([*lines, ""]))
         listening = [f"--port={self.port}", f"--address={self.host}"]
         return [find("rsync") or "rsync", "--daemon", "--no-detach", f"--config={self.config}", *listening]

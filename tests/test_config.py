@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import HealthCheck, example, given
+from hypothesis import HealthCheck, assume, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import SecretStr, TypeAdapter, ValidationError
@@ -20,7 +20,8 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 from mistamover import config, describe, ini, options
 from mistamover.config import load
 from mistamover.errors import ConfigError, Exit
-from mistamover.options import Settings
+from mistamover.options import SECTIONS, Settings
+from mistamover.unit import OWN_PLACES
 
 ROOT = Path(config.__file__).parent.parent
 GOOD = """\
@@ -228,7 +229,7 @@ def test_a_transport_of_another_package_is_accepted(write: Write, monkeypatch: p
     lines = found(write(text.replace("pigeon", "dove")))
     assert lines == [
         "ds_images.ini:4: [outgoing] transfer_protocol: 'dove' is no transport here; "
-        "give one of local, sftp, rsync_ssh, rsync_native, ftp, ftps, pigeon"
+        "give one of local, sftp, rsync_ssh, rsync_native, ftp, ftps, none, pigeon"
     ]
 
 
@@ -353,9 +354,29 @@ FINDINGS = {
         "did you mean [sftp], [rsync_ssh], [rsync_native], [ftp], [ftps] or [email] username?"
     ],
     _stream("user_name = me"): ["6: [outgoing] user_name: unknown option; did you mean [sftp] username?"],
-    _stream("[incoming]", "qqq = 1"): ["7: [incoming] qqq: unknown option; this section has stop_file"],
-    _stream("stop_file_poll_count = 100"): [
-        "6: [outgoing] stop_file_poll_count: unknown option; did you mean stop_file_poll_interval?"
+    _stream("[incoming]", "qqq = 1"): [
+        f"7: [incoming] qqq: unknown option; this section has {', '.join(SECTIONS['incoming'].model_fields)}"
+    ],
+    _stream("receipt_file_pol_count = 100"): [
+        "6: [outgoing] receipt_file_pol_count: unknown option; did you mean receipt_file_poll_count?"
+    ],
+    GOOD.replace("local", "none"): [
+        "1: [incoming] require_arrival_monitor: a stream with transfer_protocol = none only receives; set it to yes"
+    ],
+    _stream("[incoming]", "require_arrival_monitor = yes"): [
+        "6: [incoming] directory: missing, but compulsory with require_arrival_monitor; give an absolute path"
+    ],
+    _stream("[incoming]", "require_arrival_monitor = yes", "directory = /spool/images/new"): [
+        "8: [incoming] directory: lies in the spool '/spool/images'; give a directory outside of it"
+    ],
+    _stream("[incoming]", "require_arrival_monitor = yes", "directory = /target"): [
+        "8: [incoming] directory: is where units are sent, '/target/images'; give another directory"
+    ],
+    _stream("control_file_extension = x", "receipt_file_extension = x"): [
+        "7: [outgoing] receipt_file_extension: is that of other files of the handshake too; give each its own"
+    ],
+    _stream("checksum = md5", "receipt_checksum = sha256"): [
+        "7: [outgoing] receipt_checksum: sha256 needs [outgoing] checksum = sha256 as well"
     ],
     _stream("[gopher]", "cmd = rsync"): [
         "6: [gopher]: unknown section; there are global, data_stream, incoming, outgoing, sftp, rsync_ssh, "
@@ -453,7 +474,7 @@ FINDINGS = {
     ],
     GOOD.replace("local", "sftpx"): [
         "4: [outgoing] transfer_protocol: 'sftpx' is no transport here; "
-        "give one of local, sftp, rsync_ssh, rsync_native, ftp, ftps"
+        "give one of local, sftp, rsync_ssh, rsync_native, ftp, ftps, none"
     ],
     GOOD.replace("/target", "target"): [
         "5: [outgoing] target_dir: 'target/images' is relative; give an absolute path, beginning with /"
@@ -877,6 +898,7 @@ def test_plain_values_come_back_as_they_were(
     write: Write, values: dict[str, object], name: str, ignore: tuple[str, ...], password: str
 ) -> None:
     name = name.lstrip(".") or "x"
+    assume(name not in (*options.OWN_LOGS, *options.OWN_FILES, *OWN_PLACES))
     lines = [f"{option} = {_text(value)}" for option, value in values.items()]
     text = "[outgoing]\ntransfer_protocol = local\n" + "\n".join(lines)
     text += f"\n[data_stream]\ndirectory = /spool\nname = {name}\nignore = {' '.join(ignore)}\n"

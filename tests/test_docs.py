@@ -173,9 +173,18 @@ def impossible_values(text: str, base: Path) -> Iterator[str]:
                 yield literal
 
 
+_HOST = {"CONFIG__outgoing__target_host": "archive.example.org"}
+_ARRIVALS = {"CONFIG__incoming__require_arrival_monitor": "yes", "CONFIG__incoming__directory": "/data/arrivals"}
+"""What values of other options ask for; a directory is no arrival."""
+
+
 def _is_possible(base: Path, variable: str, value: str) -> bool:
+    return any(_loads(base, {**needed, variable: value}) for needed in (_HOST, _HOST | _ARRIVALS))
+
+
+def _loads(base: Path, environ: dict[str, str]) -> bool:
     try:
-        config.load(base, None, {variable: value, "CONFIG__outgoing__target_host": "archive.example.org"})
+        config.load(base, None, environ)
     except ConfigError:
         return False
     return True

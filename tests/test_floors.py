@@ -65,6 +65,7 @@ FLOORS = {
     "events": 1.2,
     "lane": 2.6,
     "whole": 2.8,
+    "exchange": 2.8,
     "stream": 3,
     "plan": 3.2,
     "reclaim": 3.2,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from mistamover import config
 from mistamover.errors import Held, LedgerError
-from mistamover.ledger import _SCHEMA, VERSION, Entry, Ledger, View, contents, entries
+from mistamover.ledger import _SCHEMA, VERSION, Asked, Entry, Ledger, Stage, View, contents, entries
 from mistamover.stream import Stream
 from mistamover.unit import Content, Identity, State, Unit
 
@@ -256,6 +257,42 @@ def test_a_full_disk_is_said_and_goes_by(ledger: Ledger) -> None:
     ledger._db.execute("PRAGMA max_page_count = 100000")
     ledger.deliver([unit("after")], NOW)
     assert {entry.path for entry in rows(ledger)} == {"before", "after"}
+
+
+# -- handshakes ----------------------------------------------------------------------------------------
+
+
+def test_a_handshake_is_known_until_it_has_ended(directory: Path) -> None:
+    sent = unit(ODD)._replace(md5="ad5", attempt=3)
+    asked = Asked(sent._replace(proof=""), ODD + ".1.00.r", Stage.ASKED, NOW)
+    other = asked._replace(receipt=".b.1.00.r", stage=Stage.STALE, asked=NOW + 1)
+    with closing(Ledger(directory, TARGET, "sha256")) as ledger:
+        ledger.note([other, asked])
+        assert ledger.handshakes() == [asked, other]
+    with closing(Ledger(directory, "elsewhere", "sha256")) as ledger:
+        assert ledger.handshakes() == []
+    with closing(Ledger(directory, TARGET, "sha256")) as ledger:
+        answered = asked._replace(stage=Stage.ANSWERED, thankyou=".a.t")
+        ledger.deliver([sent], NOW, [answered])
+        assert ledger.handshakes() == [answered, other]
+        ledger.forget([asked.receipt, other.receipt])
+        assert ledger.handshakes() == []
+        assert {entry.path for entry in rows(ledger)} == {sent.path}
+
+
+def test_a_ledger_of_the_first_version_is_taken_over(directory: Path) -> None:
+    with closing(Ledger(directory, TARGET, "sha256")) as ledger:
+        ledger.deliver([unit("before")], NOW)
+    db = sqlite3.connect(directory / "ledger.sqlite")
+    db.executescript("DROP TABLE content; DROP TABLE handshake; PRAGMA user_version = 1;")
+    db.close()
+    with closing(View(directory, TARGET)) as view:
+        assert view.record("before") is not None, "looking at it needs no newer version"
+    for _ in range(2):
+        with closing(Ledger(directory, TARGET, "sha256")) as ledger:
+            assert ledger.record("before") is not None
+            assert ledger.handshakes() == []
+            ledger.note([])
 
 
 # -- what cannot be used -------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,11 @@ from mistamover.config import load
 from mistamover.events import Event, Kind
 from mistamover.ledger import entries
 from mistamover.stream import Stream
-from mistamover.testing.needs import require
 from mistamover.testing.rig import files, noise, write
-from tests import ftpd, rsyncd
-from tests.daemon import running
+from tests import ftpd
 from tests.ftpd import Proftpd
 from tests.program import command, ended, environment, tree
-from tests.rsyncd import Rsyncd
+from tests.rsyncd import PASSWORD, USER, Rsyncd
 from tests.sshd import Sshd
 from tests.transports.test_rsync import over_ssh
 
@@ -46,30 +44,19 @@ TREE = {
 }
 
 
-@pytest.fixture(scope="session")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rsyncd]:
-    """A daemon whose module has the name of the directory that it is, so that a path there is a path here."""
-    require("rsync")
-    place = tmp_path_factory.mktemp("rsyncd-of-all")
-    top = place.parts[1]
-    module = [f"[{top}]", f"path = /{top}", "read only = no", f"auth users = {rsyncd.USER}"]
-    with running(Rsyncd(place, extra=[*module, f"secrets file = {place}/secrets"])) as server:
-        yield server
-
-
 Configure = Callable[..., Path]
 
 
 @pytest.fixture
 def configure(
-    tmp_path: Path, protocol: str, sshd: Sshd, daemon: Rsyncd, proftpd: Proftpd, vsftpd: ftpd.Options
+    tmp_path: Path, protocol: str, sshd: Sshd, rsyncd: Rsyncd, proftpd: Proftpd, vsftpd: ftpd.Options
 ) -> Configure:
     """Write the stream file, and its directories; gives it."""
     (tmp_path / "target").mkdir()
     for name, content in TREE.items():
         write(tmp_path / "spool" / name, content)
     ssh = over_ssh(sshd)["rsync_ssh"]
-    native = {"port": str(daemon.port), "username": rsyncd.USER, "password": rsyncd.PASSWORD}
+    native = {"port": str(rsyncd.port), "username": USER, "password": PASSWORD}
 
     def configure(mode: str = "move") -> Path:
         sections: Mapping[str, Mapping[str, str]] = {

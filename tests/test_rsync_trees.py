@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mistamover.transports import rsync_trees
 from mistamover.transports.rsync_trees import Ground, Tree
 
 
@@ -66,3 +67,20 @@ def test_where_there_is_no_such_place_the_disk_serves(tmp_path: Path) -> None:
     assert ground.path == str(tmp_path)
     ground.close()
     assert tmp_path.is_dir()
+
+
+def test_one_that_another_took_for_left_over_is_not_used(
+    memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its making and its lock, another of ours may lock it, remove it, and be done."""
+    opened = rsync_trees._open_directory
+
+    def too_late(path: str | Path) -> int:
+        fd = opened(path)
+        os.rmdir(path)
+        return fd
+
+    monkeypatch.setattr(rsync_trees, "_open_directory", too_late)
+    ground = Ground(str(tmp_path), memory)
+    assert ground.path == str(tmp_path)
+    ground.close()

@@ -297,9 +297,6 @@ def test_a_one_off_file_holds_everything(old: Old, sshd: Sshd) -> None:
     assert (old.top / "state" / "rsync_ssh" / "ledger.sqlite").exists()
 
 
-with_the_handshake = pytest.mark.skipif(
-    ("incoming", "require_arrival_monitor") not in OPTIONS, reason="the handshake is not there yet"
-)
 ARRIVALS_ONLY = """\
 [data_stream]
 priority = 200
@@ -318,7 +315,6 @@ transfer_protocol = none
 """
 
 
-@with_the_handshake
 @pytest.mark.needs("root", "proftpd", "openssl")
 def test_ftp_with_an_arrivals_monitor_to_a_host_with_arrivals_only(
     old: Old, tmp_path: Path, proftpd: Proftpd
@@ -351,7 +347,6 @@ def test_ftp_with_an_arrivals_monitor_to_a_host_with_arrivals_only(
     assert contents(old.top / "data" / "ftp") == SET_ASIDE
 
 
-@with_the_handshake
 def test_what_differs_of_the_handshake(old: Old) -> None:
     sender = told(old, "ftp", **{"monitor = False\ntarget_dir": "monitor = True\ntarget_dir"})
     assert "status 0 that names this unit" in sender["receipts"]
@@ -456,21 +451,9 @@ def test_every_option_is_known_and_none_is_both_gone_and_there() -> None:
     for part in re.split(r"\n(?=\w)", OPTIONS_OF_0_1_0.strip()):
         section, _, names = part.partition(":")
         keys |= {(section, name) for name in names.split()}
-    gone = {*obsolete.OBSOLETE, *obsolete.NOT_YET}
+    gone = obsolete.OBSOLETE.keys()
     assert keys - OPTIONS.keys() - gone == set()
     assert gone & OPTIONS.keys() == set()
-
-
-def test_what_is_not_there_yet_is_not_passed_over(old: Old) -> None:
-    path = old.add("rsync_ssh", "")
-    path.chmod(0o600)
-    for (section, option), harmless in obsolete.NOT_YET.items():
-        if harmless:
-            path.write_text(f"[data_stream]\n[outgoing]\ntarget_host = h\ntarget_dir = /t\n[{section}x]\n")
-            old.environ[f"CONFIG__{section}__{option}"] = "True"
-            assert f"[{section}] {option}: is not there yet; give {harmless[0]}" in " ".join(
-                findings(old, "rsync_ssh")
-            )
 
 
 def test_what_was_always_zipped_is(old: Old) -> None:

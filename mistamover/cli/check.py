@@ -57,7 +57,7 @@ def _check(path: Path, global_file: Path | None, *, connect: bool, is_one_of_man
     click.echo(f"ok: {describe(settings)}")
     _tell_differences(settings)
     near = tell(look_here(settings))
-    if not connect:
+    if not connect or settings.outgoing.transfer_protocol == "none":
         return Exit.UNFINISHED if near else Exit.DONE
     far = tell(look_there(settings))
     return Exit.TARGET if far else Exit.UNFINISHED if near else Exit.DONE
@@ -109,6 +109,8 @@ def describe(settings: Settings) -> str:
     from mistamover.stream import target_name
 
     outgoing, source = settings.outgoing, settings.data_stream
+    if outgoing.transfer_protocol == "none":
+        return safe(f"stream {settings.name} {_receiving(settings)}. It sends nothing.")
     is_mirror = outgoing.transfer_mode == "mirror"
     text = (
         f"stream {settings.name} {'mirrors' if is_mirror else 'moves'} {source.directory} to "
@@ -117,7 +119,19 @@ def describe(settings: Settings) -> str:
         f"{_VERIFY[outgoing.verify]} ({outgoing.checksum}), then published"
         f"{'' if is_mirror else ', then removed from the spool'}. {_existing(settings)}"
     )
+    if outgoing.target_uses_arrival_monitor:
+        text += " It counts as delivered once the receipt of the target's arrivals monitor says so."
+    if settings.incoming.require_arrival_monitor:
+        text += f" It also {_receiving(settings)}."
     return safe(text)
+
+
+def _receiving(settings: Settings) -> str:
+    incoming = settings.incoming
+    return (
+        f"takes what arrives in {incoming.directory}, once its control file has proven it, "
+        f"into {settings.data_stream.directory}"
+    )
 
 
 def _existing(settings: Settings) -> str:
@@ -135,6 +149,8 @@ def look_here(settings: Settings) -> Iterator[Finding]:
     from mistamover.stream import state_directory
 
     yield _spool(settings)
+    if settings.incoming.require_arrival_monitor:
+        yield from _arrivals(settings)
     yield from _pauses(settings)
     yield _writable("ledger", state_directory(settings))
     if settings.outgoing.package != "none":
@@ -163,13 +179,36 @@ def _spool(settings: Settings) -> Finding:
     return Finding(Level.OK, f"{what} can be read and written")
 
 
+def _arrivals(settings: Settings) -> Iterator[Finding]:
+    from mistamover.lines import shown
+    from mistamover.transports.contract import Finding, Level
+
+    directory, spool = settings.incoming.directory, settings.data_stream.directory
+    what = f"arrivals {shown(str(directory))}"
+    if directory is None or not directory.is_dir():
+        yield Finding(Level.FAIL, f"{what}: no such directory", "make or mount it")
+        return
+    for place in (directory, spool):
+        if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+            remedy = f"give the user that runs mistamover the right to write in {shown(str(place))}"
+            yield Finding(Level.FAIL, f"{what}: no permission to move files to {shown(str(spool))}", remedy)
+            return
+    yield Finding(Level.OK, f"{what} can be read and emptied")
+    if spool.is_dir() and directory.stat().st_dev != spool.stat().st_dev:
+        remedy = "have both on one file system"
+        yield Finding(Level.WARN, f"{what}: on another file system than the spool: files are copied", remedy)
+
+
 def _pauses(settings: Settings) -> Iterator[Finding]:
     from mistamover.lines import shown
     from mistamover.transports.contract import Finding, Level
 
-    path = settings.data_stream.directory / settings.incoming.stop_file
-    if os.path.lexists(path):
-        yield Finding(Level.WARN, f"paused by {shown(str(path))}", "remove it to go on")
+    incoming = settings.incoming
+    arrivals = [incoming.directory] if incoming.require_arrival_monitor and incoming.directory else []
+    for directory in (settings.data_stream.directory, *arrivals):
+        path = directory / incoming.stop_file
+        if os.path.lexists(path):
+            yield Finding(Level.WARN, f"paused by {shown(str(path))}", "remove it to go on")
 
 
 def _writable(what: str, directory: Path) -> Finding:

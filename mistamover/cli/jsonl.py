@@ -100,6 +100,8 @@ def _event(event: Event, algorithm: str) -> dict[str, Any]:
 
 
 _COUNTS = (
+    Kind.ARRIVED,
+    Kind.REFUSED,
     Kind.DELIVERED,
     Kind.REMOVED,
     Kind.UNCHANGED,
@@ -120,6 +122,7 @@ def _summary(summary: Summary) -> dict[str, Any]:
         "bytes": summary.delivered_bytes,
         "seconds": round(summary.seconds, 3),
         "proofs": dict(summary.proofs),
+        "awaited": summary.awaited,
         "paused": summary.is_paused,
         "error": redacted(str(summary.error or "")),
         "exit": int(summary.exit),

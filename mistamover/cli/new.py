@@ -148,7 +148,7 @@ def _refuse_to_ask(asks: bool, what: str) -> None:
 
 
 def _assignment(text: str) -> tuple[Key, str]:
-    from mistamover.obsolete import NOT_YET, OBSOLETE
+    from mistamover.obsolete import OBSOLETE
     from mistamover.options import SECRETS
 
     name, equals, value = text.partition("=")
@@ -160,8 +160,8 @@ def _assignment(text: str) -> tuple[Key, str]:
         raise click.UsageError(
             f"--set {section}.{option}: others can read the arguments of a program; give {section}.password_file."
         )
-    if key in OBSOLETE or key in NOT_YET:
-        raise click.UsageError(f"--set {section}.{option}: {OBSOLETE.get(key, 'is not there yet')}.")
+    if key in OBSOLETE:
+        raise click.UsageError(f"--set {section}.{option}: {OBSOLETE[key]}.")
     return key, _one_line(value.strip())
 
 

@@ -32,6 +32,9 @@ def quarantine() -> None:
     Once the reason is gone, give it back to the stream:
 
         mistamover quarantine release images.ini 12
+
+    What was set aside at its arrival has no number but the name of its directory; its
+    sender sends it again.
     """
 
 
@@ -51,6 +54,13 @@ def list_(settings: Settings) -> int:
     rows = [
         (str(entry.id), when(entry.changed), shown(entry.path), safe(entry.reason)) for entry in _entries(settings)
     ]
+    if settings.incoming.require_arrival_monitor:
+        from mistamover.arrivals import set_aside
+
+        rows += [
+            (one.number, when(one.since), shown(one.name), safe(one.reason))
+            for one in set_aside(settings.data_stream.directory)
+        ]
     if not rows:
         click.echo("nothing is in quarantine")
     else:

@@ -32,6 +32,7 @@ from mistamover.errors import (
     UnitError,
     UnitRefused,
 )
+from mistamover.handshake import LARGEST
 from mistamover.testing.rig import (
     BIG,
     HUGE,
@@ -290,6 +291,54 @@ class SendingContract:
                     assert found == mode & 0o777, name
                 else:
                     assert found & ~mode == 0, f"{name} is open to more people than its source"
+
+    # -- notes -------------------------------------------------------------------------------------------
+
+    def test_notes_are_put_whole_and_fetched(self, rig: Rig) -> None:
+        """Small files by which both ends tell each other something: many at once, some of them not there."""
+        transport = rig.open()
+        notes = {f".{number} caf\u00e9 -x [*].note": b"line\n" * number for number in range(200)}
+        with watching(rig.target / ".199 caf\u00e9 -x [*].note") as seen:
+            assert transport.put_notes(notes) == {}
+        assert {name: (rig.target / name).read_bytes() for name in notes} == notes
+        (rig.target / ".large").write_bytes(bytes(LARGEST + 1))
+        (rig.target / ".directory").mkdir()
+        (rig.target / ".largest").write_bytes(bytes(LARGEST))
+        wanted = [*notes, ".missing", ".large", ".directory", ".largest"]
+        assert transport.fetch_notes(wanted) == {**notes, ".largest": bytes(LARGEST)}
+        assert transport.put_notes(dict.fromkeys(notes, b"again")) == {}
+        assert set(transport.fetch_notes(list(notes)).values()) == {b"again"}
+        assert rig.all_staged() == set()
+        assert seen <= {"ENOENT", hashlib.sha256(b"line\n" * 199).hexdigest()}
+
+    def test_a_note_that_cannot_be_put_hinders_no_other(self, rig: Rig) -> None:
+        (rig.target / ".taken" / "inside").mkdir(parents=True)
+        transport = rig.open()
+        refused = transport.put_notes({".taken": b"a", ".free": b"b"})
+        assert refused.keys() == {".taken"}
+        assert isinstance(refused[".taken"], NotTaken)
+        assert (rig.target / ".free").read_bytes() == b"b"
+        assert (rig.target / ".taken" / "inside").is_dir()
+
+    def test_an_md5_is_made_along_the_way_where_it_is_asked_for(self, rig: Rig, crowd: int) -> None:
+        """That of the very bytes that are sent, for the control file of an arrivals monitor."""
+        rig.put("big", noise(BIG))
+        rig.put("small")
+        rig.crowd(crowd)
+        transport = rig.open(target_uses_arrival_monitor="yes")
+        for unit in good(transport.send(rig.units(transport))):
+            assert unit.md5 == digest.of_bytes("md5", (rig.spool / unit.path).read_bytes())
+
+    def test_a_unit_may_have_another_name_at_the_target(self, rig: Rig) -> None:
+        for name in ("a/b", "a/c/d", "top"):
+            rig.put(name, name.encode())
+        transport = rig.open()
+        units = [unit._replace(renamed=unit.path.replace("/", "%2F")) for unit in rig.units(transport)]
+        delivered = deliver(transport, units)
+        assert failed(delivered) == {}
+        assert files(rig.target) == {"a%2Fb": b"a/b", "a%2Fc%2Fd": b"a/c/d", "top": b"top"}
+        assert {unit.path for unit in transport.resembling(units)} == {"a/b", "a/c/d", "top"}
+        assert not errors(transport.compare([unit for unit, _ in delivered.values()]))
 
     # -- digests and proofs ------------------------------------------------------------------------------
 

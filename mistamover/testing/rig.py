@@ -150,7 +150,13 @@ class Rig:
     ) -> Transport:
         """A transport that is closed at the end of the test, and not yet open."""
         settings = self.settings(name, log_in, **outgoing)
-        spool = Spool(self.spool, mirror=True, algorithm=settings.outgoing.checksum)
+        far = settings.outgoing
+        spool = Spool(
+            self.spool,
+            mirror=True,
+            algorithm=far.checksum,
+            with_md5=far.target_uses_arrival_monitor,
+        )
         self._opened.callback(spool.close)
         kind = self._kind or transport_class(settings.outgoing.transfer_protocol)
         transport = kind(settings, spool, tick)

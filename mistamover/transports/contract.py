@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
@@ -17,13 +17,11 @@ from hashlib import sha256
 from typing import ClassVar, Self
 
 from mistamover.disk import Space
-from mistamover.errors import NameTaken, TargetRefused
+from mistamover.errors import NameTaken, TargetRefused, UnitError
+from mistamover.fs import LONGEST_NAME
 from mistamover.options import Settings
 from mistamover.spool import Spool
 from mistamover.unit import BATCH_FILES, OWN_NAME, Directory, Outcome, Unit
-
-LONGEST_NAME = 255
-"""In bytes, on every file system that we know of."""
 
 
 class Proof(str, Enum):
@@ -220,6 +218,20 @@ class Transport(ABC):
         """Remove the trees that were staged for these, if any were."""
         raise _without_directories(self, directories)
 
+    def put_notes(self, notes: Mapping[str, bytes]) -> dict[str, UnitError]:
+        """Write small files into the target directory by their names, in place of earlier ones of the same names.
+
+        Whoever sees one sees all of it. Gives the errors of those that could not be written.
+        """
+        raise _without_notes(self, notes)
+
+    def fetch_notes(self, names: Sequence[str]) -> dict[str, bytes]:
+        """What the small files of these names in the target directory hold.
+
+        What is not there, too large (:data:`~mistamover.handshake.LARGEST`) or no file is left out.
+        """
+        raise _without_notes(self, names)
+
     @abstractmethod
     def examine(self) -> Iterator[Finding]:
         """Look at the target for ``check --connect``: space, rights, the staging place. Changes nothing lasting."""
@@ -228,6 +240,11 @@ class Transport(ABC):
 def _without_directories(transport: Transport, _of: object) -> TargetRefused:
     protocol = transport.settings.outgoing.transfer_protocol
     return TargetRefused(f"{protocol} sends no directories as a whole; set [outgoing] package = tar")
+
+
+def _without_notes(transport: Transport, _wanted: object) -> TargetRefused:
+    protocol = transport.settings.outgoing.transfer_protocol
+    return TargetRefused(f"{protocol} knows no arrivals monitor; set target_uses_arrival_monitor = no")
 
 
 def choose_proof(wanted: str, possible: frozenset[Proof]) -> Proof:
@@ -250,6 +267,11 @@ def stream_tag(settings: Settings) -> str:
     """What the staged names of this stream begin with, so that streams of other hosts know theirs from ours."""
     origin = f"{socket.gethostname()}\0{settings.data_stream.directory}\0{settings.name}"
     return sha256(origin.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+def note_name(transport: Transport, number: int) -> str:
+    """The name under which a note is written before it gets its own: never that of a staged unit."""
+    return f"{transport.tag}note{number}"
 
 
 def space(room: Space | None) -> Iterator[Finding]:

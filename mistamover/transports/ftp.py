@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, Self, TypeVar
 
@@ -26,6 +26,7 @@ from mistamover.errors import (
     UnitError,
     UnitRefused,
 )
+from mistamover.handshake import LARGEST
 from mistamover.options import Ftp as FtpOptions
 from mistamover.spool import Source
 from mistamover.transports.contract import (
@@ -36,6 +37,7 @@ from mistamover.transports.contract import (
     Transport,
     endless_listing,
     is_file_name,
+    note_name,
     space,
     taken,
 )
@@ -732,6 +734,67 @@ class Ftp(Transport):
         for path in reversed(directories):
             self._client.post(f"RMD {path}")
         self._client.settle()
+
+    # -- notes -----------------------------------------------------------------------------------------------
+
+    def put_notes(self, notes: Mapping[str, bytes]) -> dict[str, UnitError]:
+        """Store in the staging directory, and rename."""
+        self._enter_staging()
+        drafts = {name: note_name(self, number) for number, name in enumerate(notes)}
+        stored = self._transfer(
+            list(notes), lambda name: f"STOR {drafts[name]}", lambda name, data: data.sendall(notes[name])
+        )
+        renamed = self._rename_notes({name: drafts[name] for name, reply in stored.items() if reply.is_ok})
+        return {
+            name: NotTaken(f"the target could not take {name}: {reply.message}")
+            for name, reply in (stored | renamed).items()
+            if not reply.is_ok
+        }
+
+    def _rename_notes(self, drafts: Mapping[str, str]) -> dict[str, Reply]:
+        """Give notes their names; a server that replaces nothing is asked again, once the old one is gone."""
+        answers: dict[str, Reply] = {}
+        for is_last in (False, True):
+            for name, draft in drafts.items():
+                if is_last and not answers[name].is_ok:
+                    self._client.post(f"DELE {self.target}/{name}")
+                if not (is_last and answers[name].is_ok):
+                    self._client.post(f"RNFR {draft}")
+                    self._client.post(f"RNTO {self.target}/{name}", _put(answers, name))
+            self._client.settle()
+        return answers
+
+    def fetch_notes(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Ask for the sizes, and retrieve what is there."""
+        sizes = self._sizes(f"{self.target}/{name}" for name in names)
+        small = [name for name in names if sizes.get(f"{self.target}/{name}", LARGEST + 1) <= LARGEST]
+        found = dict.fromkeys(small, b"")
+
+        def take(name: str, data: socket.socket) -> None:
+            while len(found[name]) <= LARGEST and (part := data.recv(LARGEST)):
+                found[name] += part
+
+        replies = self._transfer(small, lambda name: f"RETR {self.target}/{name}", take)
+        return {name: data for name, data in found.items() if replies[name].is_ok}
+
+    def _transfer(
+        self, names: Sequence[str], command: Callable[[str], str], use: Callable[[str, socket.socket], None]
+    ) -> dict[str, Reply]:
+        """Have ``use`` the data connection of the command for each name; gives the last replies."""
+        replies: dict[str, Reply] = {}
+        together = self._client.asked_together(map(command, names))
+        for first in range(0, len(names), together):
+            group = {name: self._client.transfer(command(name)) for name in names[first : first + together]}
+            for name, transfer in group.items():
+                with self._client.data(transfer) as data:
+                    if data is not None:
+                        use(name, data)
+            replies |= {name: self._client.wait_for(transfer) for name, transfer in group.items()}
+            late = [name for name, transfer in group.items() if transfer.is_late]
+            if late and len(group) > 1:
+                self._client.together = 1
+                replies |= self._transfer(late, command, use)
+        return replies
 
     # -- look ------------------------------------------------------------------------------------------------
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import ClassVar, Self
 
-from mistamover import digest, disk, fs
+from mistamover import digest, disk, fs, handshake
 from mistamover.disk import Space
 from mistamover.errors import (
     MistamoverError,
@@ -21,7 +21,7 @@ from mistamover.errors import (
     UnitError,
     UnitRefused,
 )
-from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, space, taken
+from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, note_name, space, taken
 from mistamover.unit import OWN_NAME, Directory, Outcome, Unit
 
 _CAPABILITIES = Capabilities(
@@ -393,6 +393,35 @@ class Local(Transport):
         for unit in directories:
             with suppress(OSError):  # never staged, or published; the next pass sweeps what could not be removed
                 fs.remove_tree(unit.staged, self._staging)
+
+    def put_notes(self, notes: Mapping[str, bytes]) -> dict[str, UnitError]:
+        """Write in the staging directory, and rename."""
+        refused: dict[str, UnitError] = {}
+        for name, data in notes.items():
+            try:
+                with _far_side():
+                    self._put_note(name, data)
+            except UnitError as error:
+                refused[name] = error
+        return refused
+
+    def _put_note(self, name: str, data: bytes) -> None:
+        draft = note_name(self, 0)
+        fd = os.open(draft, fs.CREATE, 0o666, dir_fd=self._staging)
+        try:
+            _write(fd, memoryview(data))
+        finally:
+            os.close(fd)
+        os.rename(draft, name, src_dir_fd=self._staging, dst_dir_fd=self._root)
+
+    def fetch_notes(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Read them, through no link."""
+        assert self._root is not None  # noqa: S101 - it is open
+        found: dict[str, bytes] = {}
+        for name in names:
+            with suppress(OSError, handshake.Refused):
+                found[name] = handshake.read(name, self._root)[0]
+        return found
 
     def examine(self) -> Iterator[Finding]:
         """Look at rights, space and the staging place."""

@@ -13,13 +13,13 @@ import re
 import shlex
 import shutil
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, groupby
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Self
 
-from mistamover import digest, rsync_options
+from mistamover import digest, fs, handshake, rsync_options
 from mistamover.directories import manifest
 from mistamover.disk import Space
 from mistamover.errors import (
@@ -316,7 +316,7 @@ class Rsync(Transport):
         place = self._staged_in(units)
         if self._removing and place in self._removing.places:
             self.finish()
-        with self._start(self._staging_options(), sources, place, (unit.path for unit in good)) as run:
+        with self._start(self._staging_options(), sources, place, (unit.final for unit in good)) as run:
             good, failed = _parted(sources.hash(good, self._buffer, self.tick))
             yield from failed
             self._is_cut_short = True
@@ -340,7 +340,7 @@ class Rsync(Transport):
         staged, missing = _parted(self._compare(units, self._staged_in(units), Proof.SIZE, sources))
         yield from (self._finished(unit, sources) for unit in staged)
         left = [outcome.unit for outcome in missing]
-        named = [unit for unit in left if f'/{unit.path}"' in "".join(result.messages)]
+        named = [unit for unit in left if f'/{unit.final}"' in "".join(result.messages)]
         size = min((unit.size for unit in named or left), default=0)
         yield from (Outcome(unit, _full()) for unit in left if unit.size >= size)
         yield from self._send([unit for unit in left if unit.size < size])
@@ -412,7 +412,7 @@ class Rsync(Transport):
         tree = self._tree()
         with self.baton:
             good, refused = _stand_in(tree, units)
-        names = {part: None for unit in good for part in (*parents(unit.path), unit.path)}
+        names = {part: None for unit in good for part in (*parents(unit.final), unit.final)}
         run = self._start(("-d", *DRY, "--ignore-existing"), tree, self.target, names)
         return _Look(tree, run, {outcome.unit.staged: outcome.error for outcome in refused})
 
@@ -431,12 +431,12 @@ class Rsync(Transport):
                 yield from self._compare(good, place, proof, sources)
             return
         how = "-c" if proof is Proof.DIGEST else "--size-only"
-        with self._start(("-L", how, *DRY), sources, place, (unit.path for unit in units)) as run:
+        with self._start(("-L", how, *DRY), sources, place, (unit.final for unit in units)) as run:
             found = self._finish(run, sum(unit.size for unit in units)).items
         for unit in units:
             try:
                 sources.finish(unit)
-                if unit.path not in found or not found[unit.path].is_same:
+                if unit.final not in found or not found[unit.final].is_same:
                     raise NotVerified("the target's file is not the same as the source")
             except UnitError as error:
                 yield Outcome(unit, error)
@@ -472,22 +472,22 @@ class Rsync(Transport):
     def _publish(self, units: Sequence[Unit], look: _Look) -> Iterator[Outcome]:
         good = [unit for unit in units if unit.staged not in look.refused]
         yield from (Outcome(unit, look.refused[unit.staged]) for unit in units if unit.staged in look.refused)
-        above = {part for unit in good for part in parents(unit.path)}
+        above = {part for unit in good for part in parents(unit.final)}
         found = self._finish(look.run).items
         broken = above - found.keys()
         free: list[Unit] = []
         held: list[Unit] = []
         for unit in good:
-            if not broken.isdisjoint(parents(unit.path)):
+            if not broken.isdisjoint(parents(unit.final)):
                 yield Outcome(unit, no_directory())
-            elif unit.path in found:
+            elif unit.final in found:
                 free.append(unit)
             elif self.may_replace(unit):
                 held.append(unit)
             else:
                 yield Outcome(unit, taken())
-        looked_at = self._directories([unit.path for unit in held]) if held else {}
-        directories = {unit for unit in held if _is_there(looked_at.get(unit.path))}
+        looked_at = self._directories([unit.final for unit in held]) if held else {}
+        directories = {unit for unit in held if _is_there(looked_at.get(unit.final))}
         yield from (Outcome(unit, taken()) for unit in directories)
         yield from self._link(look.tree, free, "--ignore-existing")
         yield from self._link(look.tree, [unit for unit in held if unit not in directories])
@@ -503,11 +503,11 @@ class Rsync(Transport):
         options = (
             "-d", "--chmod=D0777,F0666", "--size-only", f"--link-dest={place}", *more, *SAID, *self._sync,
         )  # fmt: skip
-        names = {part for unit in units for part in (*parents(unit.path), unit.path)}
+        names = {part for unit in units for part in (*parents(unit.final), unit.final)}
         result = self._ask(options, tree, self.target, names, self._powerless())
         copied: list[Unit] = []
         for unit in units:
-            item = result.items.get(unit.path)
+            item = result.items.get(unit.final)
             if item is not None and item.is_linked:
                 yield Outcome(unit)
             elif item is not None and item.change.startswith("cf"):
@@ -560,7 +560,7 @@ class Rsync(Transport):
         rules: dict[str, None] = {}
         for unit in units:
             self._trouble.pop(unit.staged, None)
-            path = f"{unit.staged[:BATCH_DIGITS]}/{unit.path}"
+            path = f"{unit.staged[:BATCH_DIGITS]}/{unit.final}"
             rules |= dict.fromkeys(f"+ /{_literal(parent)}/" for parent in parents(path))
             rules[f"+ /{_literal(path)}"] = None
         return [*rules, "- *"] if rules else []
@@ -668,6 +668,50 @@ class Rsync(Transport):
             self.finish()
             self._delete(self.staging, [*rules, "- *"])
 
+    # -- notes -----------------------------------------------------------------------------------------------
+
+    def put_notes(self, notes: Mapping[str, bytes]) -> dict[str, UnitError]:
+        """Send them all in one run: the receiver itself writes each under another name, and renames it."""
+        if not notes:
+            return {}
+        with self._tree() as tree:
+            for name, data in notes.items():
+                tree.write(name, data)
+            result = self._ask(("-I", *SAID), tree, self.target, notes)
+        return {
+            name: NotTaken(f"the target could not take {name}: {result.about(name)}")
+            for name in notes
+            if name not in result.items or not result.items[name].is_sent
+        }
+
+    def fetch_notes(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Have a tree of ours filled with them, in one run."""
+        if not names:
+            return {}
+        with self._tree() as tree:
+            self._fetch(tree, names)
+            found: dict[str, bytes] = {}
+            directory = os.open(tree.path, fs.DIRECTORY)
+            for name in names:
+                with suppress(OSError, handshake.Refused):
+                    found[name] = handshake.read(name, directory)[0]
+            os.close(directory)
+        return found
+
+    def _fetch(self, tree: Tree, names: Iterable[str]) -> None:
+        """Not by ``--files-from``: daemons of 3.2.7-1+deb12u6 take what that names for vanished."""
+        words = self._words
+        options = ("-r", "--from0", "--filter=merge -", f"--max-size={handshake.LARGEST}")
+        ends = self._place(self.target), f"{tree.path}/"
+        command = [words.program, *self._reach(), *words.every_run, *PLAIN[1:], *options, *ends]
+        with self._begun(command, [*(f"+ /{_literal(name)}" for name in names), "- *"]) as run:
+            result = self._finish(run)
+        if any("send_files failed to open" in line and "Invalid argument" in line for line in result.messages):
+            raise TargetRefused(
+                f"{self.settings.outgoing.target_host}: the daemon cannot send files of a module whose path is /, "
+                "so that nobody can read receipts; give the module the directory of arrivals as its path"
+            )
+
     # -- look ------------------------------------------------------------------------------------------------
 
     def examine(self) -> Iterator[Finding]:
@@ -773,7 +817,7 @@ def _stand_in(tree: Tree, units: Sequence[Unit]) -> tuple[list[Unit], list[Outco
     refused: list[Outcome] = []
     for unit in units:
         try:
-            tree.stand_in(unit.path, unit.size)
+            tree.stand_in(unit.final, unit.size)
             good.append(unit)
         except OSError as error:
             refused.append(Outcome(unit, UnitRefused(f"rsync cannot be given that name: {error.strerror}")))
@@ -800,7 +844,7 @@ def _full() -> UnitError:
 
 def _why_not_staged(unit: Unit, result: Result) -> UnitError:
     """Why a unit is not staged as it should be, by the messages of the run that sent it."""
-    said = result.about(unit.path)
+    said = result.about(unit.final)
     if "File name too long" in said:
         return UnitRefused(f"the target cannot hold a file of that name: {said}")
     if result.is_full:
@@ -809,7 +853,7 @@ def _why_not_staged(unit: Unit, result: Result) -> UnitError:
 
 
 def _why_not_published(unit: Unit, result: Result) -> UnitError:
-    said = result.about(unit.path)
+    said = result.about(unit.final)
     if result.code == 0:
         return taken()  # somebody took the name since we looked
     if result.is_full or "File name too long" in said:

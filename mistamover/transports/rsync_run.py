@@ -55,6 +55,11 @@ class Item(NamedTuple):
         return self.change.startswith((".f", ".d"))
 
     @property
+    def is_sent(self) -> bool:
+        """Whether it was sent as a file."""
+        return self.change.startswith("<f")
+
+    @property
     def is_linked(self) -> bool:
         """Whether it was made a hard link."""
         return self.change.startswith("hf")

@@ -39,6 +39,7 @@ class Ground:
         path = tempfile.mkdtemp(prefix=begin, dir=memory)
         self._lock = _open_directory(path)
         fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # refused where one of ours removes it just now
+        os.stat(path)  # or did so before we had the lock
         return path
 
     def close(self) -> None:
@@ -98,6 +99,12 @@ class Tree:
         finally:
             os.close(fd)
 
+    def write(self, path: str, data: bytes) -> None:
+        """Have ``path`` be a file with these bytes."""
+        fd = os.open(self._place(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with open(fd, "wb") as file:
+            file.write(data)
+
     def directory(self, path: str) -> None:
         """Have ``path`` be a directory."""
         self._place(f"{path}/")  # "." is there
@@ -125,7 +132,7 @@ class Sources(Tree):
             try:
                 source = self._reader.open(unit)
                 self._open[unit.staged] = source
-                self.link(unit.path, source.fd)
+                self.link(unit.final, source.fd)
             except UnitError as error:
                 yield Outcome(unit, error)
             else:

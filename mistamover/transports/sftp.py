@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Self, TypeVar
 
@@ -24,6 +24,7 @@ from mistamover.errors import (
     UnitError,
     UnitRefused,
 )
+from mistamover.handshake import LARGEST
 from mistamover.options import Settings
 from mistamover.spool import Source, Spool
 from mistamover.transports import ranges, ssh
@@ -36,6 +37,7 @@ from mistamover.transports.contract import (
     Transport,
     endless_listing,
     is_file_name,
+    note_name,
     space,
     taken,
 )
@@ -810,6 +812,92 @@ class Sftp(Transport):
         for path in reversed(directories):
             self._client.post(Packet.RMDIR, _path(path), _ignore)
         self._client.settle()
+
+    # -- notes ---------------------------------------------------------------------------------------------
+
+    def put_notes(self, notes: Mapping[str, bytes]) -> dict[str, UnitError]:
+        """Write in the staging directory, and rename: in three round trips for as many as may be open at once."""
+        refused: dict[str, UnitError] = {}
+        every = list(notes.items())
+        for first in range(0, len(every), self._ahead()):
+            self._put_some(every[first : first + self._ahead()], refused)
+        return refused
+
+    def _put_some(self, notes: Sequence[tuple[str, bytes]], refused: dict[str, UnitError]) -> None:
+        drafts = {
+            name: _path(f"{self.staging}/{note_name(self, number)}") for number, (name, _) in enumerate(notes)
+        }
+
+        def judged(name: str) -> wire.Then:
+            def then(kind: int, body: bytes) -> None:
+                if not wire.is_ok(kind, body):
+                    refused.setdefault(name, NotTaken(f"the target could not take {name}: {_said(kind, body)}"))
+
+            return then
+
+        handles = self._open_notes(drafts, wire.WRITE_NEW, judged)
+        for name, data in notes:
+            if handle := handles.get(name):
+                write = handle + bytes(8) + string(data)
+                self._client.post(WRITE, write, judged(name))
+                self._client.post(CLOSE, handle, judged(name))
+        self._client.settle()
+        for name in handles.keys() - refused.keys():
+            final = _path(f"{self.target}/{name}")
+            if self._can_replace:
+                packet = self._client.extended("posix-rename@openssh.com", drafts[name] + final, judged(name))
+                self._client.write(packet)
+            else:
+                self._client.post(Packet.REMOVE, final, _ignore)
+                self._client.post(Packet.RENAME, drafts[name] + final, judged(name))
+        self._client.settle()
+
+    def _open_notes(
+        self, paths: Mapping[str, bytes], flags: int, judged: Callable[[str], wire.Then] = lambda _: _ignore
+    ) -> dict[str, bytes]:
+        """The handles of those that can be opened; the answers of the others go to ``judged``."""
+        handles: dict[str, bytes] = {}
+
+        def opened(name: str) -> wire.Then:
+            def then(kind: int, body: bytes) -> None:
+                if kind == HANDLE:
+                    handles[name] = body
+                else:
+                    judged(name)(kind, body)
+
+            return then
+
+        for name, path in paths.items():
+            self._client.post(OPEN, path + flags.to_bytes(4, "big") + _no_attributes, opened(name))
+        self._client.settle()
+        return handles
+
+    def fetch_notes(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Look at all, then open and read those that are there."""
+        found = self._look([(name, _path(f"{self.target}/{name}")) for name in names])
+        small = [name for name, what in found if what and _is_file(what) and (what.size or 0) <= LARGEST]
+        fetched: dict[str, bytes] = {}
+        for first in range(0, len(small), self._ahead()):
+            fetched |= self._fetch_some(small[first : first + self._ahead()])
+        return fetched
+
+    def _fetch_some(self, names: Sequence[str]) -> dict[str, bytes]:
+        fetched: dict[str, bytes] = {}
+
+        def read(name: str) -> wire.Then:
+            def then(kind: int, body: bytes) -> None:
+                refused = wire.refusal(kind, body)
+                if kind == Packet.DATA or (refused and refused.code == Status.EOF):
+                    fetched[name] = b"" if refused else body[4:]
+
+            return then
+
+        handles = self._open_notes({name: _path(f"{self.target}/{name}") for name in names}, wire.READ)
+        for name, handle in handles.items():
+            self._client.post(Packet.READ, handle + bytes(8) + (LARGEST + 1).to_bytes(4, "big"), read(name))
+            self._client.post(CLOSE, handle, _ignore)
+        self._client.settle()
+        return fetched
 
     # -- look ----------------------------------------------------------------------------------------------
 

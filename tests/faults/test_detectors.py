@@ -82,9 +82,9 @@ def test_a_source_that_is_removed_before_the_record(tmp_path: Path) -> None:
         tmp_path,
         Change(
             "stream.py",
-            "records = self._ledger.deliver(delivered, time.time())",
+            "records = self._ledger.deliver(delivered, time.time(), answered)",
             "[os.unlink(self.settings.data_stream.directory / unit.path) for unit in delivered];"
-            " records = self._ledger.deliver(delivered, time.time())",
+            " records = self._ledger.deliver(delivered, time.time(), answered)",
         ),
     )
     rig.run_clean()

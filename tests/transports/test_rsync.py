@@ -65,7 +65,7 @@ class ByRsync(SendingContract):
     crowds: ClassVar[tuple[int, ...]] = (40,)
 
     def staged_name(self, unit: Unit) -> str:
-        return f"{unit.staged[:BATCH_DIGITS]}/{unit.path}"
+        return f"{unit.staged[:BATCH_DIGITS]}/{unit.final}"
 
 
 class TestOverSsh(ByRsync):
@@ -79,6 +79,15 @@ class TestToDaemon(ByRsync, TransportContract):
     """All of it, to a daemon."""
 
     module: ClassVar[str] = MODULE
+
+    def test_notes_are_put_whole_and_fetched(  # type: ignore[override] # a fixture more
+        self, rig: Rig, rsyncd: Rsyncd
+    ) -> None:
+        """From a module that is not the whole file system: daemons of Debian 12 send nothing out of that."""
+        (rig.base / "part").mkdir()
+        part = Rig(rig.base / "part", to_daemon(rsyncd), staged_name=self.staged_name)
+        super().test_notes_are_put_whole_and_fetched(part)
+        part.close()
 
     def options(self, request: pytest.FixtureRequest) -> Options:
         return to_daemon(request.getfixturevalue("rsyncd"))
@@ -156,6 +165,19 @@ class TestDaemonConnection:
     def test_a_password_is_asked_of_nobody(self, rig: Rig) -> None:
         with pytest.raises(TargetRefused, match=r"\[rsync_native\] username and password"):
             rig.open(log_in={"username": "nobody-we-know"})
+
+    def test_a_daemon_that_cannot_send_is_told_of(self, rig: Rig) -> None:
+        """Nobody could read receipts there: some daemons cannot send what a module holds whose path is "/"."""
+        transport = rig.open()
+        assert transport.put_notes({".note": b"note"}) == {}
+        said = ""
+        found = {".note": b"note"}
+        try:
+            found = transport.fetch_notes([".note"])
+        except TargetRefused as error:
+            said = str(error)
+        assert found == {".note": b"note"}
+        assert not said or "module whose path is /" in said
 
     def test_an_unknown_module_is_refused(self, rig: Rig, server: Rsyncd) -> None:
         (rig.base / "other").mkdir()
