@@ -225,13 +225,6 @@ class Crew:
         self._free.clear()
         self._answer = Answer()
 
-    def finish(self) -> None:
-        """Have all lanes that nobody uses end what they do by the side, before the threads that began it end."""
-        with self._mutex:
-            for transport in filter(None, (lane.transport for lane in self._free)):
-                with suppress(TargetDown, TargetRefused):  # what is left staged is swept by the next pass
-                    transport.finish()
-
     def hangs(self, since: float) -> bool:
         """Whether any lane that is used, and may not end by itself, has not moved since then (monotonic clock)."""
         return any(lane.moved < since and not lane.gives_up for lane in self.lanes)

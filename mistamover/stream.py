@@ -501,9 +501,6 @@ class Stream:
 
     def _end_lanes(self) -> None:
         if self._executor is not None:
-            finished = self._executor.submit(self.crew.finish)
-            if not self._have_ended([finished], PARKING_TIME if self._stop.is_asked else inf):
-                self.crew.abort()
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
             self._talking = None  # what was to be said is said again

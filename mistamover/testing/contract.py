@@ -785,7 +785,6 @@ class TransportContract(SendingContract):
         for path in ("unit", "unit/deep", "unit/deep/down", "unit/empty", "unit/empty/deep"):
             found, wanted = (rig.target / path).stat().st_mtime, (rig.spool / path).stat().st_mtime
             assert found == wanted or not self.sets_times_of_directories, path
-        transport.finish()
         assert rig.all_staged() == set()
         assert transport.entries(placed.unit) == placed.entries
         assert len(good(transport.compare(placed.files))) == len(placed.files)
@@ -828,7 +827,6 @@ class TransportContract(SendingContract):
         placed = place(transport, rig.directory(transport, "unit"))
         updates = [unit._replace(is_update=True) for unit in placed.files]
         transport.publish_directory(placed._replace(unit=placed.unit._replace(is_update=True), files=updates))
-        transport.finish()
         assert tree(rig.target / "unit") == tree(rig.spool / "unit")
         assert rig.all_staged() == set()
         assert files(rig.outside) == {"precious": b"precious"}

@@ -11,7 +11,7 @@ import stat
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,7 +20,6 @@ from mistamover.directories import DirectorySpool
 from mistamover.errors import (
     SourceGone,
     SourceMoved,
-    TargetDown,
     UnitError,
 )
 from mistamover.options import Settings
@@ -116,7 +115,6 @@ class Rig:
         self._options = options
         self._kind = kind
         self._opened = ExitStack()
-        self._transports: list[Transport] = []
         for directory in (self.spool, self.target, self.outside):
             directory.mkdir()
 
@@ -160,7 +158,6 @@ class Rig:
         self._opened.callback(spool.close)
         kind = self._kind or transport_class(settings.outgoing.transfer_protocol)
         transport = kind(settings, spool, tick)
-        self._transports.append(transport)
         self._opened.callback(transport.close)
         return transport
 
@@ -210,10 +207,7 @@ class Rig:
         return place / self.staged_name(unit)
 
     def all_staged(self, name: str = STREAM) -> set[str]:
-        """All files in the staging directory, once each transport has ended what it does by the side."""
-        for transport in self._transports:
-            with suppress(TargetDown):
-                transport.finish()
+        """All files in the staging directory."""
         return set(files(self.target / OWN_NAME / name))
 
 
@@ -236,14 +230,13 @@ def place(transport: Transport, tree: Directory) -> Directory:
 
 
 def deliver(transport: Transport, units: list[Unit]) -> dict[str, Outcome]:
-    """All three verbs, as a lane says them, to their very end; the last outcome of each unit."""
+    """All three verbs, as a lane says them; the last outcome of each unit."""
     found: list[Outcome] = []
     for verb in (transport.send, transport.verify, transport.publish):
         outcomes = list(verb(units))
         assert sorted(unit.path for unit, _ in outcomes) == sorted(unit.path for unit in units)
         found += [outcome for outcome in outcomes if outcome.error is not None]
         units = [unit for unit, error in outcomes if error is None]
-    transport.finish()
     return by_path([*found, *map(Outcome, units)])
 
 

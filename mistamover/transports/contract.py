@@ -187,9 +187,6 @@ class Transport(ABC):
     def discard(self, units: Iterable[Unit]) -> None:
         """Remove what was staged for these units, if anything was."""
 
-    def finish(self) -> None:  # noqa: B027 - nothing to do where each verb does all its work
-        """Wait until what earlier verbs left to be done meanwhile is done, before the lane rests or ends."""
-
     # -- whole directories: their files are sent and verified as any others ------------------------------------
 
     def place(self, directory: Unit, units: Sequence[Unit]) -> Iterator[Outcome]:

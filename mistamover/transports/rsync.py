@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, groupby
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Self
 
 from mistamover import digest, fs, handshake, rsync_options
 from mistamover.directories import manifest
@@ -110,7 +110,6 @@ class Rsync(Transport):
     def open(self) -> Self:
         """Connect, look at the target directory and make the staging directory."""
         self._runs: set[Run] = set()
-        self._removing: _Removal | None = None
         self._looks: dict[str, _Look] = {}
         self._seen_stopped: bool | None = None
         self._is_new_place = False
@@ -139,8 +138,6 @@ class Rsync(Transport):
     def close(self) -> None:
         """End what runs, and remove what is ours here."""
         if self._private is not None:
-            with suppress(TargetDown, TargetRefused):  # the next pass sweeps what was left
-                self.finish()
             self.abort()
             self._forget_looks()
             self._let_go()
@@ -291,13 +288,10 @@ class Rsync(Transport):
 
         Not by ``--delete-missing-args``: receivers with the checks of 3.2.7-1+deb12u2 take that for a broken list.
         """
-        with self._removal(place, rules, *more) as run:
+        options = ("-r", "--delete", *SAID, *more, "--from0", "--filter=merge -")
+        with self._begun(self._command(options, self._nothing, place), rules) as run:
             found = self._finish(run)
         return [item for item in found.items.values() if item.change.startswith("*deleting")]
-
-    def _removal(self, place: str, rules: Iterable[str], *more: str) -> Run:
-        options = ("-r", "--delete", *more, *SAID, "--from0", "--filter=merge -")
-        return self._begun(self._command(options, self._nothing, place), rules)
 
     # -- send ------------------------------------------------------------------------------------------------
 
@@ -314,8 +308,6 @@ class Rsync(Transport):
             good, failed = _parted(sources.open(units))
         yield from failed
         place = self._staged_in(units)
-        if self._removing and place in self._removing.places:
-            self.finish()
         with self._start(self._staging_options(), sources, place, (unit.final for unit in good)) as run:
             good, failed = _parted(sources.hash(good, self._buffer, self.tick))
             yield from failed
@@ -466,7 +458,7 @@ class Rsync(Transport):
                         published.append(outcome.unit)
                     else:
                         yield outcome
-        self._remove_meanwhile(published)
+        self.discard(published)
         yield from map(Outcome, published)
 
     def _publish(self, units: Sequence[Unit], look: _Look) -> Iterator[Outcome]:
@@ -528,24 +520,6 @@ class Rsync(Transport):
             while self._delete(self.staging, rules) and self._is_cut_short:
                 pass
             self._is_cut_short = False
-
-    def _remove_meanwhile(self, units: Iterable[Unit]) -> None:
-        """Remove staged names while other runs go on; what becomes of that is known at the next :meth:`finish`."""
-        if not self._runs_together:
-            self.discard(units)
-            return
-        self.finish()
-        units = list(units)
-        if rules := self._staged_rules(units):
-            places = {self._staged_in([unit]) for unit in units}
-            self._removing = _Removal(self._removal(self.staging, rules), places)
-
-    def finish(self) -> None:
-        """Wait until what is removed meanwhile is gone."""
-        removing, self._removing = self._removing, None
-        if removing is not None:
-            with removing.run as run:
-                self._finish(run)
 
     @property
     def _runs_together(self) -> bool:
@@ -665,7 +639,6 @@ class Rsync(Transport):
             rules |= dict.fromkeys([f"+ /{batch}/", f"+ /{batch}/{_literal(unit.path)}/"])
             rules[f"+ /{batch}/{_pattern(unit.path)}/**"] = None
         if rules:
-            self.finish()
             self._delete(self.staging, [*rules, "- *"])
 
     # -- notes -----------------------------------------------------------------------------------------------
@@ -754,13 +727,6 @@ def _target_refused() -> Iterator[None]:
         if any(text in str(error) for text in ("No such file or directory", "File exists", "Not a directory")):
             raise TargetRefused(str(error)) from error
         raise
-
-
-class _Removal(NamedTuple):
-    """Staged names that are removed while other runs go on."""
-
-    run: Run
-    places: set[str]
 
 
 class _Look:

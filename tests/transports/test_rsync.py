@@ -308,6 +308,8 @@ def test_an_account_for_rsync_alone_serves_even_one_run_at_a_time(start_sshd: St
         rig.put(f"deep/{number % 3}/{number}")
     expected = tree(rig.spool)
     settings = rig.settings(target_dir="/", transfer_mode="mirror")
+    state = settings.global_.model_copy(update={"state_dir": tmp_path / "state"})
+    settings = settings.model_copy(update={"global_": state})
     with Stream(settings) as stream:
         summary = stream.run_pass(patient=True)
     assert (summary.error, summary.counts[Kind.WAITING]) == (None, 0)
