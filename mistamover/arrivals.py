@@ -4,7 +4,8 @@ Each file that something proves is a job, and each state of a job can be told fr
 step may be repeated after a crash. A job lies in ``SPOOL/.mistamover/.arrivals``, out of reach of those who push::
 
     ID.job        what is claimed of the file; later also what was found, which is the decision
-    ID.data       the file, once it was taken out of the directory of arrivals
+    ID.data       the file, once it was taken out of the directory of arrivals; or a whole bag
+    ID.proof      what proves it, where that is to follow it
     HASH.receipt  a job that is done, until its receipt is thanked for: only what is here was written by us
 """
 
@@ -50,14 +51,19 @@ class Claim:
     name: str
     """Of the file, in the directory of arrivals."""
     size: int
+    """-1 where nobody says."""
     digests: Mapping[str, str]
     """By algorithm; all of them have to be right."""
     proof: str
-    """The name of the file that says so, which is removed once the claim is taken up."""
+    """The name of the file that says so, which is dealt with once the claim is taken up; empty where it stays."""
     seen: Identity
     """That file as it was read."""
     receipt: str = ""
     """The name of the receipt that is waited for; empty where none is."""
+    follows: bool = False
+    """Whether the proof goes into the spool too; else it is removed."""
+    is_bag: bool = False
+    """Whether it is a directory, which proves itself."""
 
 
 class Ready(NamedTuple):
@@ -71,6 +77,8 @@ class NotYet(NamedTuple):
 
     name: str
     reason: str
+    is_told: bool = False
+    """Whether it is a file that waits for a proof, and people should know."""
 
 
 class Wrong(NamedTuple):
@@ -155,10 +163,6 @@ def _age(name: str, dir_fd: int, now: float) -> float:
     return age if age >= 0 else handshake.YOUNG
 
 
-PROVERS: dict[str, Callable[[Settings], Prover]] = {"stager": Stager}
-"""The kinds of proof, by their names."""
-
-
 # -- jobs --------------------------------------------------------------------------------------------------
 
 
@@ -182,6 +186,11 @@ class Job:
     def data(self) -> str:
         """The name of its file."""
         return f"{self.id}.data"
+
+    @property
+    def proof(self) -> str:
+        """The name of what proves it."""
+        return f"{self.id}.proof"
 
     def text(self) -> bytes:
         """What is written of it."""
@@ -220,12 +229,17 @@ class Arrivals:
     """The directory into which others push, and the spool into which it is emptied; held by this process."""
 
     def __init__(
-        self, settings: Settings, report: Report, *, breathe: Callable[[], object] = nothing, kind: str = "stager"
+        self,
+        settings: Settings,
+        report: Report,
+        prover: Prover | None = None,
+        *,
+        breathe: Callable[[], object] = nothing,
     ) -> None:
         assert settings.incoming.directory is not None  # noqa: S101 - the configuration was checked
         self._incoming = settings.incoming
         self._extensions = _extensions(settings)
-        self._prover = PROVERS[kind](settings)
+        self._prover = prover or Stager(settings)
         self._report = report
         self._breathe = breathe
         self._buffer = bytearray(digest.CHUNK)
@@ -303,6 +317,8 @@ class Arrivals:
                 yield judgement.claim
             elif isinstance(judgement, Wrong):
                 self._set_aside(judgement.name, judgement.reason)
+            elif judgement.is_told:
+                self._report(Event(Kind.WAITING, judgement.name, judgement.reason))
 
     def _work_off(self, jobs: Iterable[Job], is_stopping: Callable[[], bool]) -> None:
         """Bring jobs to their end, some at a time."""
@@ -337,11 +353,11 @@ class Arrivals:
             kind = name.rpartition(".")[2]
             if kind == "job":
                 jobs += self._read(name)
-            elif kind == "data":
+            elif kind in ("data", "proof"):
                 files.append(name)
             elif kind in ("new", "copy"):
                 os.unlink(name, dir_fd=self._place)
-        for name in set(files) - {job.data for job in jobs}:
+        for name in set(files) - {name for job in jobs for name in (job.data, job.proof)}:
             self._quarantine(name, name, "what was claimed of it is lost; its sender sends it again")
         return jobs
 
@@ -363,7 +379,7 @@ class Arrivals:
             try:
                 self._capture(job)
             finally:
-                self._remove_proof(claim)
+                self._take_proof(job)
             found, reason = self._look(job)
         except OSError as error:
             found, reason = (Status.IO_ERROR, -1, ""), f"cannot be read: {error.strerror}"
@@ -371,38 +387,50 @@ class Arrivals:
         self._write(job)
         return job
 
-    def _remove_proof(self, claim: Claim) -> None:
-        """Remove what was read, and nothing that took its place since: that is another attempt."""
+    def _take_proof(self, job: Job) -> None:
+        """Remove what was read, or take it along; not what took its place since: that is another attempt."""
+        claim = job.claim
+        if not claim.proof:
+            return
         with suppress(FileNotFoundError):
-            if Identity.of(os.stat(claim.proof, dir_fd=self._arrived, follow_symlinks=False)) == claim.seen:
+            if Identity.of(os.stat(claim.proof, dir_fd=self._arrived, follow_symlinks=False)) != claim.seen:
+                return
+            if claim.follows:
+                self._take(claim.proof, job.proof)
+            else:
                 os.unlink(claim.proof, dir_fd=self._arrived)
 
     def _capture(self, job: Job) -> None:
         name = job.claim.name
         if _is_there(job.data, self._place) or not _is_there(name, self._arrived):
             return
-        if not _is_regular(name, self._arrived):
+        if not job.claim.is_bag and not _is_regular(name, self._arrived):
             self._set_aside(name, "it is no regular file")
             return
+        with suppress(FileNotFoundError):
+            self._take(name, job.data)
+
+    def _take(self, name: str, taken: str) -> None:
         try:
-            os.rename(name, job.data, src_dir_fd=self._arrived, dst_dir_fd=self._place)
-        except FileNotFoundError:
-            return
+            os.rename(name, taken, src_dir_fd=self._arrived, dst_dir_fd=self._place)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            self._copy(job)
+            if self._incoming.control == "bagit":
+                where = f"{self._directory}: whole bags are taken by one rename"
+                raise SpoolError(f"{where}; have it on the file system of the spool") from error
+            self._copy(name, taken)
 
-    def _copy(self, job: Job) -> None:
+    def _copy(self, name: str, taken: str) -> None:
         """Take over a file from another file system: what is proven then is the copy."""
-        name, draft = job.claim.name, f"{job.id}.copy"
+        draft = f"{taken}.copy"
         source = os.open(name, fs.FILE, dir_fd=self._arrived)
         try:
             found = os.fstat(source)
             with open(os.open(draft, fs.CREATE, found.st_mode & 0o777, dir_fd=self._place), "wb") as file:
                 digest.read_into(lambda part: _write(file, part), source, self._buffer, self._tick)
                 os.utime(file.fileno(), ns=(found.st_mtime_ns, found.st_mtime_ns))
-            os.rename(draft, job.data, src_dir_fd=self._place, dst_dir_fd=self._place)
+            os.rename(draft, taken, src_dir_fd=self._place, dst_dir_fd=self._place)
             if os.path.samestat(found, os.stat(name, dir_fd=self._arrived, follow_symlinks=False)):
                 os.unlink(name, dir_fd=self._arrived)
         finally:
@@ -416,11 +444,13 @@ class Arrivals:
         except FileNotFoundError:
             return (Status.NO_DATA, -1, ""), "there is no such data file"
         try:
+            if claim.is_bag:
+                return self._look_at_bag(fd)
             found = Identity.of(os.fstat(fd))
             size = found.size
-            if size != claim.size:
+            if claim.size not in (size, -1):
                 return (Status.BAD_SIZE, size, ""), f"it has {size:,} bytes, and {claim.size:,} were claimed"
-            digests = self._digests(fd, {"md5", *claim.digests})
+            digests = self._digests(fd, {"md5", *claim.digests} if claim.receipt else claim.digests)
             if Identity.of(os.fstat(fd)) != found or fs.is_being_written(fd):
                 return (Status.BAD_CHECKSUM, size, ""), "somebody wrote into it while it was proven"
         finally:
@@ -428,11 +458,20 @@ class Arrivals:
         for algorithm, expected in claim.digests.items():
             if digests[algorithm] != expected:
                 wrong = f"its {algorithm} is {digests[algorithm]}, and {expected} was claimed"
-                return (Status.BAD_CHECKSUM, size, digests["md5"]), wrong
-        return (Status.SUCCESS, size, digests["md5"]), ""
+                return (Status.BAD_CHECKSUM, size, digests.get("md5", "")), wrong
+        return (Status.SUCCESS, size, digests.get("md5", "")), ""
+
+    def _look_at_bag(self, fd: int) -> tuple[tuple[Status, int, str], str]:
+        """The same of a bag; its size is that of all its files."""
+        from mistamover.bags import prove  # an extra: only those who ask for it need it
+
+        size, wrong = prove(fd, self._buffer, self._tick)
+        return (Status.BAD_CHECKSUM if wrong else Status.SUCCESS, size, ""), wrong
 
     def _digests(self, fd: int, algorithms: Iterable[str]) -> dict[str, str]:
         hashers = {algorithm: digest.ALGORITHMS[algorithm]() for algorithm in algorithms}
+        if not hashers:
+            return {}
         update = digest.together(*hashers.values())
         digest.read_into(update, fd, self._buffer, self._tick)
         return {algorithm: hasher.hexdigest() for algorithm, hasher in hashers.items()}
@@ -448,9 +487,10 @@ class Arrivals:
 
     def _sync(self, jobs: Sequence[Job]) -> None:
         """Have decisions and files on disk, before anybody is told of them."""
-        if len(jobs) >= MANY and fs.sync_file_system(self._place):
+        is_much = len(jobs) >= MANY or any(job.claim.is_bag for job in jobs)
+        if is_much and fs.sync_file_system(self._place):
             return
-        for name in (name for job in jobs for name in (job.file, job.data)):
+        for name in (name for job in jobs for name in (job.file, job.data, job.proof)):
             with suppress(FileNotFoundError):
                 fd = os.open(name, fs.FILE, dir_fd=self._place)
                 os.fsync(fd)
@@ -466,7 +506,7 @@ class Arrivals:
             if job.found.status is not Status.SUCCESS:
                 self._refuse(job, job.found)
                 ended.append(job)
-            elif self._publish(job, job.found):
+            elif self._publish(job, job.found) and self._publish_proof(job):
                 ended.append(job)
         for directory in {self._path(job).rpartition("/")[0] for job in ended}:
             with suppress(FileNotFoundError):
@@ -503,7 +543,27 @@ class Arrivals:
                 return False
             os.unlink(job.data, dir_fd=self._place)
         self._compared.pop(job.id, None)
-        self._report(Event(Kind.ARRIVED, path, f"{found.size:,} bytes, md5 {found.md5}", unit))
+        self._report(Event(Kind.ARRIVED, path, f"{found.size:,} bytes, {_digest_said(job.claim, found)}", unit))
+        return True
+
+    def _publish_proof(self, job: Job) -> bool:
+        """Give what proves a file its name beside it; whether it has that."""
+        if not _is_there(job.proof, self._place):
+            return True
+        name = job.claim.proof
+        root = self._spool.directory("")
+        try:
+            if self._incoming.existing == "replace":
+                os.rename(job.proof, name, src_dir_fd=self._place, dst_dir_fd=root)
+            else:
+                fs.rename_new(job.proof, self._place, name, root)
+        except FileExistsError:
+            mine = _text(job.proof, self._place)
+            if mine is None or mine != _text(name, root):
+                reason = "the spool holds another file of that name; it waits until that is gone"
+                self._report(Event(Kind.WAITING, name, reason))
+                return False
+            os.unlink(job.proof, dir_fd=self._place)
         return True
 
     def _is_same(self, job: Job, path: str) -> bool:
@@ -517,11 +577,9 @@ class Arrivals:
         try:
             found = os.fstat(fd)
             identity = Identity.of(found)
-            if not stat.S_ISREG(found.st_mode) or found.st_size != job.claim.size:
+            if job.claim.is_bag or not stat.S_ISREG(found.st_mode) or self._compared.get(job.id) == identity:
                 return False
-            if self._compared.get(job.id) == identity:
-                return False
-            if self._digests(fd, job.claim.digests) == dict(job.claim.digests):
+            if self._is_alike(fd, found.st_size, job):
                 os.fsync(fd)
                 return True
             self._compared[job.id] = identity
@@ -529,9 +587,21 @@ class Arrivals:
         finally:
             os.close(fd)
 
+    def _is_alike(self, fd: int, size: int, job: Job) -> bool:
+        """Whether an open file has the very bytes of the job's."""
+        mine = os.open(job.data, fs.FILE, dir_fd=self._place)
+        try:
+            if size != os.fstat(mine).st_size:
+                return False
+            digests = dict(job.claim.digests) or self._digests(mine, ("sha256",))
+            return self._digests(fd, digests) == digests
+        finally:
+            os.close(mine)
+
     def _refuse(self, job: Job, found: Receipt) -> None:
         if not self._quarantine(job.data, job.claim.name, job.reason):
             self._report(Event(Kind.REFUSED, found.name, job.reason))
+        self._quarantine(job.proof, job.claim.proof, f"it proves {job.claim.name}, and {job.reason}")
 
     def _quarantine(self, source: str, name: str, reason: str) -> bool:
         """Set a file of ours aside with the reason; whether there was one."""
@@ -631,6 +701,15 @@ def set_aside(spool: Path) -> list[Aside]:
             if os.path.lexists(place / name):
                 found.append(Aside(place.name, place.stat().st_mtime, name, reason.rstrip("\n")))
     return sorted(found, key=lambda one: (one.since, one.number))
+
+
+def _digest_said(claim: Claim, found: Receipt) -> str:
+    """What the log says of the digest of what arrived."""
+    if found.md5:
+        return f"md5 {found.md5}"
+    if claim.is_bag:
+        return "a bag"
+    return " ".join(f"{algorithm} {digest}" for algorithm, digest in claim.digests.items()) or "no digest claimed"
 
 
 def _write(file: IO[bytes], part: memoryview) -> None:

@@ -8,6 +8,7 @@ import shlex
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -511,12 +512,38 @@ def _check_handshake(draft: Draft) -> None:
         for number, key in enumerate(keys):
             if values[number] in values[:number]:
                 draft.report(key, "is that of other files of the handshake too; give each its own")
-    for key in (("incoming", "require_arrival_monitor"), ("outgoing", "target_uses_arrival_monitor")):
-        if draft.values[key] and draft.values["data_stream", "transfer_unit"] == "directory":
-            draft.report(key, "is for files; set [data_stream] transfer_unit = file, or this to no")
     key = "outgoing", "receipt_checksum"
     if draft.values[key] == "sha256" and draft.values["outgoing", "checksum"] not in ("sha256", None):
         draft.report(key, "sha256 needs [outgoing] checksum = sha256 as well")
+
+
+def _check_proofs(draft: Draft) -> None:
+    """Find proofs that exclude each other, a library that is missing, and digests that nobody has."""
+    for section in ("data_stream", "incoming"):
+        if draft.values[section, "ready_marker"] and draft.values[section, "control"] not in ("none", None):
+            draft.report((section, "ready_marker"), f"is a proof of its own; set [{section}] control = none")
+    control = "incoming", "control"
+    if draft.values[control] == "bagit" and find_spec("bagit") is None:
+        draft.report(control, "bagit needs the Python package bagit; install it (mistamover[bagit])")
+    if draft.values["incoming", "flatten"] and draft.values[control] not in ("stager", None):
+        draft.report(("incoming", "flatten"), "is of the handshake; set [incoming] control = stager")
+    manifest = "outgoing", "write_manifest"
+    wanted, checksum = draft.values[manifest], draft.values["outgoing", "checksum"]
+    if wanted not in ("none", None) and wanted != checksum:
+        draft.report(manifest, f"{wanted} needs [outgoing] checksum = {wanted} as well")
+    if wanted not in ("none", None) and draft.values["outgoing", "target_uses_arrival_monitor"]:
+        draft.report(manifest, "an arrivals monitor takes the files away; set one of both to none or no")
+
+
+def _check_directories(draft: Draft) -> None:
+    """Find what knows only files, where units are directories."""
+    if draft.values["data_stream", "transfer_unit"] == "directory":
+        for key in (("data_stream", "control"), ("data_stream", "ready_marker"), ("outgoing", "write_manifest")):
+            if draft.values[key] not in ("none", None):
+                draft.report(key, "is about files; set [data_stream] transfer_unit = file, or remove this")
+        for key in (("incoming", "require_arrival_monitor"), ("outgoing", "target_uses_arrival_monitor")):
+            if draft.values[key]:
+                draft.report(key, "is for files; set [data_stream] transfer_unit = file, or this to no")
 
 
 def _lies_in(inner: Path, outer: Path) -> bool:
@@ -674,6 +701,8 @@ CHECKS: tuple[Callable[[Draft], None], ...] = (
     _check_package,
     _check_arrivals,
     _check_handshake,
+    _check_proofs,
+    _check_directories,
 )
 CHECKS_TO_RUN: tuple[Callable[[Draft], None], ...] = (
     _check_log_dir,

@@ -65,6 +65,42 @@ CREATE TABLE handshake (
 }
 """What makes a ledger of the version before one of this version."""
 
+_MANIFESTS = """
+CREATE TABLE IF NOT EXISTS manifest (
+    target TEXT NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    algorithm TEXT NOT NULL,
+    PRIMARY KEY (target, first)
+) STRICT
+"""
+_LAST_MANIFEST = """
+SELECT first, last, name, algorithm, (
+    SELECT count(*) FROM delivery WHERE id BETWEEN first AND last AND delivery.target = manifest.target
+    AND delivery.algorithm = manifest.algorithm AND state IN ('delivered', 'removed') AND manifest.name <> ''
+) FROM manifest WHERE target = ? ORDER BY first DESC LIMIT 1
+"""
+_UNLISTED = """
+SELECT id FROM delivery WHERE id > ? AND target = ? AND algorithm = ? AND state IN ('delivered', 'removed')
+ORDER BY id
+"""
+_LISTING_AGAIN = """
+SELECT DISTINCT manifest.first, manifest.last, manifest.name, manifest.algorithm, 0
+FROM manifest AS open CROSS JOIN delivery AS new CROSS JOIN delivery AS old CROSS JOIN manifest
+WHERE open.target = ? AND open.first = ? AND new.id > open.last AND new.id <= ? AND new.target = open.target
+AND new.state IN ('delivered', 'removed') AND old.path = new.path AND old.target = new.target
+AND old.id < open.first AND old.state IN ('delivered', 'removed') AND manifest.target = new.target
+AND old.id BETWEEN manifest.first AND manifest.last AND manifest.name <> ''
+"""
+_LISTING = """
+SELECT path, (
+    SELECT digest FROM delivery AS newest WHERE newest.path = delivery.path AND newest.target = delivery.target
+    AND newest.algorithm = ? AND newest.state IN ('delivered', 'removed') ORDER BY newest.id DESC LIMIT 1
+) FROM delivery WHERE id BETWEEN ? AND ? AND target = ? AND algorithm = ? AND state IN ('delivered', 'removed')
+GROUP BY path ORDER BY min(id)
+"""
+
 _COLUMNS = "id, path, target, state, size, algorithm, digest, proof, attempts, next_try, reason, changed"
 
 
@@ -89,6 +125,19 @@ class Asked(NamedTuple):
     """Seconds since the epoch at which the wait for it began."""
     thankyou: str = ""
     """The name of the thank-you that has to be put; its receipt may be that of an older attempt."""
+
+
+class Manifest(NamedTuple):
+    """A list of deliveries that lies at the target."""
+
+    first: int
+    """The number of the first delivery that it lists."""
+    last: int
+    """That of the last one."""
+    name: str
+    algorithm: str
+    lines: int
+    """How many it lists."""
 
 
 class Entry(NamedTuple):
@@ -201,6 +250,19 @@ class View:
             ).fetchall()
         return [(row[0], os.fsdecode(row[1]), Identity(*row[2:7]), row[7]) for row in rows]
 
+    def when_delivered(self, path: str) -> float | None:
+        """When any version of this path was last delivered, or its source removed, in seconds since the epoch.
+
+        None where it never was. Slow without :meth:`Ledger.index_paths`.
+        """
+        with self._explained():
+            row = self._db.execute(
+                "SELECT max(changed) FROM delivery WHERE path = ? AND target = ?"
+                " AND state IN ('delivered', 'removed')",
+                (os.fsencode(path), self._target),
+            ).fetchone()
+        return None if row[0] is None else float(row[0])
+
     def known(self, record: int) -> tuple[str, Identity, bool] | None:
         """Path, identity, and whether it was delivered, of the record with this number."""
         with self._explained():
@@ -250,6 +312,11 @@ class Ledger(View):
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+
+    def index_paths(self) -> None:
+        """Have what was moved away found by its path: for the few streams that ask for that."""
+        with self._transaction() as db:
+            db.execute("CREATE INDEX IF NOT EXISTS delivery_path ON delivery (path, target, id)")
 
     # -- what happened -----------------------------------------------------------------------------------
 
@@ -313,6 +380,58 @@ class Ledger(View):
         """Forget that a unit was set aside: it is as if newly found."""
         with self._transaction() as db:
             db.execute("DELETE FROM delivery WHERE id = ? AND state = ?", (record, State.QUARANTINED))
+
+    # -- manifests ---------------------------------------------------------------------------------------
+
+    def keep_manifests(self) -> None:
+        """From now on, know which deliveries no manifest lists: for the few streams that ask for that."""
+        self.index_paths()
+        with self._transaction() as db:
+            db.execute(_MANIFESTS)
+            # What was delivered before is in none of them.
+            db.execute(
+                "INSERT OR IGNORE INTO manifest SELECT ?, 0, coalesce(max(id), 0), '', '' FROM delivery",
+                (self._target,),
+            )
+
+    def unlisted(self, algorithm: str) -> tuple[Manifest | None, list[int]]:
+        """The last manifest, if there is one, and the numbers of the deliveries that none lists, oldest first."""
+        with self._explained():
+            last = Manifest(*self._db.execute(_LAST_MANIFEST, (self._target,)).fetchone())
+            new = self._db.execute(_UNLISTED, (last.last, self._target, algorithm)).fetchall()
+        return last if last.name else None, [number for (number,) in new]
+
+    def listing_again(self, before: int, until: int) -> list[Manifest]:
+        """The manifests before the one that begins with delivery ``before`` that list what was delivered anew.
+
+        That is, between the end of that one and ``until``, the number of a delivery.
+        """
+        with self._explained():
+            rows = self._db.execute(_LISTING_AGAIN, (self._target, before, until)).fetchall()
+        return [Manifest(*row) for row in rows]
+
+    def listing(self, manifest: Manifest) -> Iterator[tuple[str, str]]:
+        """The paths that a manifest lists, each with the digest of its last delivery."""
+        number, algorithm = (manifest.first, manifest.last, self._target), manifest.algorithm
+        with self._explained():
+            for path, digest in self._db.execute(_LISTING, (algorithm, *number, algorithm)):
+                yield os.fsdecode(path), digest
+
+    def reserve(self, manifests: Iterable[Manifest]) -> None:
+        """Record the names of manifests, before anything is written under them."""
+        with self._transaction() as db:
+            db.executemany(
+                "INSERT OR IGNORE INTO manifest VALUES (?, ?, ?, ?, ?)",
+                ((self._target, one.first, one.first - 1, one.name, one.algorithm) for one in manifests),
+            )
+
+    def listed(self, manifests: Iterable[Manifest]) -> None:
+        """Record that manifests lie at the target."""
+        with self._transaction() as db:
+            db.executemany(
+                "UPDATE manifest SET last = ? WHERE target = ? AND first = ?",
+                ((one.last, self._target, one.first) for one in manifests),
+            )
 
     # -- handshakes --------------------------------------------------------------------------------------
 

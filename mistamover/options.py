@@ -237,6 +237,17 @@ Level = Annotated[
 Count = Annotated[int, Kind("count", "a whole number"), from_text(ini.count)]
 Port = Annotated[int, Kind("port", "a port number from 1 to 65535"), from_text(_port)]
 Flag = Annotated[bool, Kind("yes or no", "yes or no"), from_text(ini.flag)]
+
+
+def _marker(text: str) -> str:
+    if text.count("{name}") != 1 or text == "{name}":
+        raise ValueError
+    return ini.file_name(text)
+
+
+Marker = Annotated[
+    str, Kind("pattern", "a file name with {name} in it once, such as {name}.done"), from_text(_marker)
+]
 Patterns = Annotated[
     tuple[str, ...],
     Kind("patterns", "patterns of names such as *.tmp, parted by blanks or commas"),
@@ -372,6 +383,12 @@ class Global(Section):
     )
 
 
+_READY_MARKER = (
+    "A file is taken once one of this name lies beside it, where {name} is its own: a proof that says nothing of "
+    "its bytes. For control = none."
+)
+
+
 class DataStream(Section):
     """What a stream moves."""
 
@@ -399,6 +416,16 @@ class DataStream(Section):
     order: Literal["oldest", "newest", "smallest", "largest"] = Field(
         "oldest",
         description="Which of the settled units go first; beyond 100,000 units, among so many at a time.",
+    )
+    control: Literal["none", "sidecar", "manifest", "bagit"] = Field(
+        "none",
+        description="The proof that a unit waits for: none, a sidecar such as NAME.md5 beside it, a manifest such "
+        "as SHA256SUMS in its directory or above, or the manifests of the bag that it is in.",
+    )
+    ready_marker: Marker | None = Field(None, description=_READY_MARKER)
+    proof_files: Literal["follow", "stay"] = Field(
+        "follow",
+        description="Whether the files of control and ready_marker are sent too, after what they name, or stay.",
     )
     completion_file: PathBelow | None = Field(
         None,
@@ -458,6 +485,17 @@ class Incoming(Section):
     control_file_extension: ControlExtension = "stager-ctrl-bss"
     receipt_file_extension: ReceiptExtension = "stager-rcpt-bss"
     thankyou_file_extension: ThankyouExtension = "stager-thanks-bss"
+    control: Literal["stager", "sidecar", "manifest", "bagit", "none"] = Field(
+        "stager",
+        description="What proves a file in directory: stager is the control file of a handshake, sidecar a file "
+        "such as NAME.md5, manifest one such as SHA256SUMS, bagit takes whole bags, none what has settled.",
+    )
+    ready_marker: Marker | None = Field(None, description=_READY_MARKER)
+    proof_files: Literal["follow", "stay"] = Field(
+        "follow",
+        description="Whether sidecars and ready markers are moved into the spool too, after their files, or stay. "
+        "Manifests stay.",
+    )
     existing: Literal["same-or-wait", "replace"] = Field(
         "same-or-wait",
         description="What to do where the spool holds another file of the name: wait until that is gone, or "
@@ -543,6 +581,11 @@ class Outgoing(Section):
         "md5",
         description="The digest that the receiver proves: md5 as since 0.1.0, or sha256 as well, which a receiver "
         "before 0.2.0 takes no notice of. sha256 needs checksum = sha256.",
+    )
+    write_manifest: Literal["none", "sha256", "sha512", "md5"] = Field(
+        "none",
+        description="Leave manifests in target_dir that list what was delivered, as sha256sum does: "
+        "SHA256SUMS.NAME.TIME. The digest has to be that of checksum.",
     )
     receipt_file_poll_count: Count = Field(
         100, ge=1, description="For how many receipt_file_poll_intervals a receipt is waited for."

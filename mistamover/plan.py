@@ -9,6 +9,7 @@ from mistamover.directories import spool_of
 from mistamover.events import Event, Kind
 from mistamover.ledger import View
 from mistamover.options import Settings
+from mistamover.proofs import NotYet, Proofs
 from mistamover.spool import Skipped
 from mistamover.stream import skipped_event, state_directory, target_name, when
 from mistamover.unit import OWN_NAME, Ignored, Record, Unit, Verdict, judge, looks_settled
@@ -25,13 +26,29 @@ def plan(settings: Settings) -> Iterator[Event]:
     try:
         if spool.has_stop_file(settings.incoming.stop_file):
             yield Event(Kind.PAUSED, reason=f"paused by {settings.incoming.stop_file} in the spool")
+        proofs = Proofs.of(settings, spool, view)
         for unit in spool.scan(Ignored(settings.data_stream.ignore), skipped.append):
-            yield _planned(unit, view.record(unit.path), settings, mirror=mirror, now=time.time())
+            planned = _planned(unit, view.record(unit.path), settings, mirror=mirror, now=time.time())
+            is_new = planned.kind in (Kind.WOULD_SEND, Kind.SETTLING)
+            yield _proven(planned, unit, proofs) if proofs and is_new else planned
             yield from _drained(skipped)
         yield from _drained(skipped)
     finally:
         view.close()
         spool.close()
+
+
+def _proven(planned: Event, unit: Unit, proofs: Proofs) -> Event:
+    """The same, unless a proof is missing, or it is one itself."""
+    if proofs.is_proof(unit):
+        if not proofs.follows:
+            return Event(Kind.SKIPPED, unit.path, "is a proof, and stays")
+        return planned._replace(reason="after what it names")
+    try:
+        proofs.proven(unit)
+    except NotYet as why:
+        return Event(Kind.WAITING, unit.path, str(why), unit)
+    return planned
 
 
 def _drained(skipped: list[Skipped]) -> Iterable[Event]:

@@ -12,7 +12,7 @@ import signal
 import stat
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from hashlib import sha256
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mistamover import digest, fs
-from mistamover.errors import Held, SourceGone, SourceMoved, SpoolError, UnitError
-from mistamover.unit import OWN_NAME, Identity, Unit
+from mistamover.errors import Held, SourceGone, SourceMoved, SpoolError, UnitError, UnitRefused
+from mistamover.unit import OWN_NAME, Identity, Stated, Unit
 
 TRASH = f"{OWN_NAME}/trash"
 QUARANTINE = f"{OWN_NAME}/quarantine"
@@ -66,16 +66,15 @@ class _Twin(NamedTuple):
 class Source:
     """One unit open for reading: hashed as it is read, and the very file that was found, or an error."""
 
-    def __init__(
-        self, fd: int, unit: Unit, hasher: digest.Hasher, mode: int, md5: digest.Hasher | None = None
-    ) -> None:
+    def __init__(self, fd: int, unit: Unit, algorithm: str, mode: int, others: Collection[str] = ()) -> None:
         self.fd = fd
         self.unit = unit
         self.mode = mode
         """Permission bits; never those that give a program its owner's rights, always that to read it back."""
-        self._hasher = hasher
-        self._md5 = md5
-        self._update = hasher.update if md5 is None else digest.together(hasher, md5)
+        self._algorithm = algorithm
+        self._hashers = {each: digest.ALGORITHMS[each]() for each in (algorithm, *others)}
+        hashers = self._hashers.values()
+        self._update = digest.together(*hashers) if others else self._hashers[algorithm].update
 
     def chunks(self, buffer: bytearray, hashing: Executor | None = None) -> Iterator[memoryview]:
         """Give the bytes, each time as a view of ``buffer`` that is good until the next one is asked for.
@@ -114,11 +113,16 @@ class Source:
         return self.finish(), data
 
     def finish(self) -> Unit:
-        """The unit with the digest of what was read, provided that the file is still what was found."""
+        """The unit with the digest of what was read, provided that the file is still what was found.
+
+        Raises ``UnitError`` where somebody states other digests.
+        """
         if Identity.of(os.fstat(self.fd)) != self.unit.identity:
             raise SourceMoved("it changed while it was read")
-        md5 = self._md5.hexdigest() if self._md5 else ""
-        return self.unit._replace(digest=self._hasher.hexdigest(), md5=md5)
+        digests = {algorithm: hasher.hexdigest() for algorithm, hasher in self._hashers.items()}
+        _compare(digests, self.unit.stated)
+        md5 = digests.get("md5", "") if self._algorithm != "md5" else ""
+        return self.unit._replace(digest=digests[self._algorithm], md5=md5)
 
     def close(self) -> None:
         """Let go of the file; harmless when repeated."""
@@ -127,13 +131,20 @@ class Source:
             self.fd = -1
 
 
+def _compare(digests: Mapping[str, str], stated: Iterable[Stated]) -> None:
+    for each in stated:
+        if digests[each.algorithm] != each.digest:
+            wrong = f"its {each.algorithm} is {digests[each.algorithm]}, and {each.where} says {each.digest}"
+            raise UnitError(wrong) if each.is_older else UnitRefused(wrong)
+
+
 class Reader:
     """Opens the units of a spool, for one thread."""
 
     def __init__(self, root: int, algorithm: str, *, with_md5: bool = False) -> None:
         self._below = fs.Below(root)
-        self._hasher = digest.ALGORITHMS[algorithm]
-        self._md5 = digest.ALGORITHMS["md5"] if with_md5 and algorithm != "md5" else None
+        self._algorithm = algorithm
+        self._others = {"md5"} - {algorithm} if with_md5 else set()
         self._writers: frozenset[tuple[int, int]] | None = None
 
     def open(self, unit: Unit) -> Source:
@@ -153,7 +164,13 @@ class Reader:
         except BaseException:
             os.close(fd)
             raise
-        return Source(fd, unit, self._hasher(), found.st_mode & 0o777 | 0o400, self._md5() if self._md5 else None)
+        return Source(fd, unit, self._algorithm, found.st_mode & 0o777 | 0o400, self._others_of(unit))
+
+    def _others_of(self, unit: Unit) -> Collection[str]:
+        """The algorithms whose digests are made of a unit besides the stream's own."""
+        if not unit.stated:
+            return self._others
+        return self._others | {stated.algorithm for stated in unit.stated} - {self._algorithm}
 
     def _is_being_written(self, fd: int, identity: Identity) -> bool:
         if (answer := fs.is_being_written(fd)) is not None:
@@ -383,6 +400,10 @@ class Spool:
         return found.st_blocks * 512 or 1 if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 else 0
 
     # -- read ------------------------------------------------------------------------------------------
+
+    def below(self) -> fs.Below:
+        """The spool as one thread walks it."""
+        return fs.Below(self._root)
 
     def reader(self) -> Reader:
         """What one thread needs to open units."""

@@ -41,8 +41,10 @@ from mistamover.exchange import Exchange
 from mistamover.lane import Carried, Crew, Heard, Talk
 from mistamover.ledger import Asked, Ledger
 from mistamover.lines import files, shown
+from mistamover.manifests import Manifests
 from mistamover.options import Settings
 from mistamover.packages import prepare_place
+from mistamover.proofs import NotYet, Proofs
 from mistamover.spool import Skipped, Spool
 from mistamover.transports import transport_class
 from mistamover.transports.contract import stream_tag
@@ -178,8 +180,7 @@ class Stream:
         self._spool = self._opened_spool(mirror=self._mirror)
         self._is_lent = False
         try:
-            self._ledger = self._opened_ledger()
-            self._exchange = self._opened_exchange()
+            self._attach(self._opened_ledger())
         except BaseException:
             self._spool.close()
             raise
@@ -191,8 +192,15 @@ class Stream:
     def _opened_ledger(self) -> Ledger:
         return Ledger(state_directory(self.settings), target_name(self.settings), self.settings.outgoing.checksum)
 
-    def _opened_exchange(self) -> Exchange | None:
-        return Exchange(self.settings, self._ledger) if self.settings.outgoing.target_uses_arrival_monitor else None
+    def _attach(self, ledger: Ledger) -> None:
+        """Go by this record, and by what is in it."""
+        self._ledger = ledger
+        asks = self.settings.outgoing.target_uses_arrival_monitor
+        self._exchange = Exchange(self.settings, ledger) if asks else None
+        self._manifests = Manifests.of(self.settings, ledger)
+        self._proofs = Proofs.of(self.settings, self._spool, ledger)
+        if self._proofs is not None:
+            ledger.index_paths()
 
     def __enter__(self) -> Self:
         try:
@@ -207,6 +215,8 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self._end_lanes()
         if not self._is_lent:
+            if self._proofs is not None:
+                self._proofs.turn()
             self._ledger.close()
         self._spool.close()
 
@@ -247,8 +257,8 @@ class Stream:
         except BaseException:
             ledger.close()
             raise
-        self._ledger, self._is_lent = ledger, False
-        self._exchange = self._opened_exchange()
+        self._attach(ledger)
+        self._is_lent = False
         self._recover()
         return True
 
@@ -300,7 +310,8 @@ class Stream:
             self._exchange.turn()
             if self._exchange.is_open:
                 self._begin_log_in()
-        for unit in self._wanted(window.delivered):
+        wanted = self._wanted(window.delivered)
+        for unit in wanted if self._proofs is None else self._proven(wanted, self._proofs):
             self._note_found(unit)
             self._collect(unit, window, patient=patient)
             if window.is_full:
@@ -362,6 +373,10 @@ class Stream:
             window.young.clear()
         if is_last:
             self._hear_out(patient=patient)
+        if self._proofs is not None:
+            self._send_proofs(self._proofs, patient=patient, is_last=is_last)
+        if self._manifests is not None and self._may_go_on():
+            self._leave_manifests(self._manifests)
         return self._may_go_on()
 
     def _may_begin(self) -> bool:
@@ -441,6 +456,59 @@ class Stream:
             self._tell(Event(Kind.WAITING, unit.path, reason, unit))
         else:
             self._set_aside(unit, record.id, record.reason)
+
+    # -- proofs ------------------------------------------------------------------------------------------
+
+    def _proven(self, wanted: Iterator[Unit], proofs: Proofs) -> Iterator[Unit]:
+        """The units that a file in the spool proves. Such files are units too, for later, or stay."""
+        proofs.turn()
+        for unit in wanted:
+            if proofs.is_proof(unit):
+                if not proofs.follows:
+                    self._skip(Skipped(unit.path, "is a proof, and stays"))
+                continue
+            try:
+                yield proofs.proven(unit)
+            except NotYet as why:
+                self._tell_unproven(unit, str(why))
+
+    def _tell_unproven(self, unit: Unit, why: str) -> None:
+        self.summary.note_waiting(unit)
+        if (left := self._settles_in(unit)) > 0:  # its proof is given the time that it is given itself
+            self.summary.settles_at = min(self.summary.settles_at, time.monotonic() + left)
+            self._tell_settling(unit)
+            return
+        self._tell(Event(Kind.WAITING, unit.path, why, unit))
+
+    def _send_proofs(self, proofs: Proofs, *, patient: bool, is_last: bool) -> None:
+        """Send the proofs of what was delivered."""
+        while proofs.follows and self._may_go_on() and (due := proofs.due()):
+            window = Window()
+            for unit in due:
+                self._note_found(unit)
+                self._collect(unit, window, patient=patient)
+            self._deliver(window.ready)
+            self._wait_until_settled(window.young)
+            if is_last:
+                self._hear_out(patient=patient)
+        if is_last:
+            for unit, why in proofs.waiting():
+                self._tell_unproven(unit, why)
+
+    def _leave_manifests(self, manifests: Manifests) -> None:
+        """Have the target hold lists of all that was delivered."""
+        if not (notes := manifests.notes()):
+            return
+        future = self._lanes().submit(lane.converse, self.settings, Talk(notes))
+        self._have_ended([future], inf)
+        heard = future.result()
+        if heard.carried.error is not None or heard.carried.is_stopped:
+            self._note_target(heard.carried)
+        elif heard.refused:
+            for name, error in heard.refused.items():
+                self._tell(Event(Kind.WAITING, name, f"a manifest: {error}"))
+        else:
+            manifests.note_put()
 
     def _settles_in(self, unit: Unit) -> float:
         """Seconds until a unit was left alone long enough, by its times or before our own eyes; 0 if it was."""

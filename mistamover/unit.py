@@ -80,6 +80,17 @@ class Content(NamedTuple):
     digest: str
 
 
+class Stated(NamedTuple):
+    """What somebody else says of the bytes of a unit."""
+
+    algorithm: str
+    digest: str
+    where: str
+    """The path of the file that says so."""
+    is_older: bool = False
+    """Whether that file is older than the unit: it may be about an earlier version, and be about to change."""
+
+
 class Unit(NamedTuple):
     """One file, or one whole directory, on its way. Values: every step makes a new one."""
 
@@ -104,6 +115,8 @@ class Unit(NamedTuple):
 
     renamed: str = ""
     """Its path at the target, where that is another one than in the spool."""
+    stated: tuple[Stated, ...] = ()
+    """What its bytes have to be, all of it; compared when it is read."""
 
     @property
     def final(self) -> str:

@@ -230,8 +230,10 @@ class Worker:
             yield
             return
         from mistamover.arrivals import Arrivals  # few streams receive
+        from mistamover.provers import prover
 
-        with Arrivals(self.settings, self._hear_arrivals, breathe=self._breathe_at_times) as self._arrivals:
+        proves, breathe = prover(self.settings), self._breathe_at_times
+        with Arrivals(self.settings, self._hear_arrivals, proves, breathe=breathe) as self._arrivals:
             try:
                 yield
             finally:

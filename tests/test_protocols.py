@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from mistamover import digest
+from mistamover.checksums import checksum_line, parse_manifest
 from mistamover.config import load
 from mistamover.events import Event, Kind
 from mistamover.ledger import entries
@@ -58,15 +60,16 @@ def configure(
     ssh = over_ssh(sshd)["rsync_ssh"]
     native = {"port": str(rsyncd.port), "username": USER, "password": PASSWORD}
 
-    def configure(mode: str = "move") -> Path:
+    def configure(mode: str = "move", near: Mapping[str, str] = {}, far: Mapping[str, str] = {}) -> Path:
         sections: Mapping[str, Mapping[str, str]] = {
             "global": {"state_dir": f"{tmp_path}/state"},
-            "data_stream": {"directory": f"{tmp_path}/spool", "settle_time": "0"},
+            "data_stream": {"directory": f"{tmp_path}/spool", "settle_time": "0", **near},
             "outgoing": {
                 "target_host": "127.0.0.1",
                 "target_dir": f"{tmp_path}/target",
                 "transfer_mode": mode,
                 "transfer_protocol": protocol,
+                **far,
             },
             "sftp": ssh,
             "rsync_ssh": ssh,
@@ -136,6 +139,21 @@ def test_a_tree_is_mirrored(configure: Configure, tmp_path: Path, protocol: str)
     assert {event.path for event in events if event.kind is Kind.DELIVERED} == {"many/7"}
     assert files(target) == files(spool) == {**TREE, "many/7": b"a version that came later"}
     assert tree(spool) == before
+
+
+def test_a_tree_is_proven_before_it_is_sent_and_listed_when_it_was(configure: Configure, tmp_path: Path) -> None:
+    spool, target = tmp_path / "spool", tmp_path / "target"
+    lines = [checksum_line(digest.of_bytes("sha256", data), name) for name, data in TREE.items()]
+    write(spool / "wrong", b"wrong")
+    write(spool / "SHA256SUMS", b"".join([*lines, checksum_line("0" * 64, "wrong")]))
+    stream = configure("mirror", {"control": "manifest"}, {"write_manifest": "sha256"})
+    events, _ = run_pass(stream)
+    assert {event.path for event in events if event.kind is Kind.QUARANTINED} == {"wrong"}
+    assert {event.path for event in events if event.kind is Kind.WAITING} == {"SHA256SUMS"}
+    (manifest,) = target.glob("SHA256SUMS.all.*")
+    subprocess.run(["sha256sum", "--strict", "-c", manifest.name], cwd=target, check=True, capture_output=True)
+    assert parse_manifest(manifest.read_bytes(), "sha256").keys() == TREE.keys()
+    assert files(target).keys() == {*TREE, manifest.name}
 
 
 def run_pass(file: Path) -> tuple[list[Event], int]:

@@ -61,7 +61,7 @@ from mistamover.testing.rig import (
     write,
 )
 from mistamover.transports.contract import Level, Proof, Transport
-from mistamover.unit import OWN_NAME, Outcome, Unit, named
+from mistamover.unit import OWN_NAME, Outcome, Stated, Unit, named
 
 WRITE_LENGTHS = (32768, 65536, 261120, 262144)
 """How much our transports send at once, at most; around these their loops have their corners."""
@@ -311,6 +311,12 @@ class SendingContract:
         assert rig.all_staged() == set()
         assert seen <= {"ENOENT", hashlib.sha256(b"line\n" * 199).hexdigest()}
 
+    def test_a_large_note_is_put_whole(self, rig: Rig) -> None:
+        transport = rig.open()
+        notes = {"LARGE": noise(BIG), "EMPTY": b""}
+        assert transport.put_notes(notes) == {}
+        assert {name: (rig.target / name).read_bytes() for name in notes} == notes
+
     def test_a_note_that_cannot_be_put_hinders_no_other(self, rig: Rig) -> None:
         (rig.target / ".taken" / "inside").mkdir(parents=True)
         transport = rig.open()
@@ -319,6 +325,29 @@ class SendingContract:
         assert isinstance(refused[".taken"], NotTaken)
         assert (rig.target / ".free").read_bytes() == b"b"
         assert (rig.target / ".taken" / "inside").is_dir()
+
+    def test_a_unit_that_is_not_what_somebody_states_is_never_published(self, rig: Rig, crowd: int) -> None:
+        """Told when it was read to be sent, with both digests, whatever its size; its neighbours are delivered."""
+        sizes = {"small": 10, "big": BIG, "empty": 0, "huge": HUGE}
+        for name, size in sizes.items():
+            rig.put(f"right {name}", noise(size))
+            rig.put(f"wrong {name}", noise(size))
+        rig.crowd(crowd)
+        transport = rig.open()
+        units: list[Unit] = []
+        for unit in rig.units(transport):
+            kind, name = unit.path.split(maxsplit=1) if " " in unit.path else ("right", unit.path)
+            algorithm = {"big": "md5", "huge": "sha512"}.get(name, "sha256")
+            right = digest.of_bytes(algorithm, (rig.spool / unit.path).read_bytes())
+            said = right if kind == "right" else "0" * len(right)
+            units.append(unit._replace(stated=(Stated(algorithm, said, f"{unit.path}.proof"),)))
+        delivered = deliver(transport, units)
+        assert failed(delivered) == {f"wrong {name}": UnitRefused for name in sizes}
+        for name in sizes:
+            assert f"wrong {name}.proof says 000" in str(delivered[f"wrong {name}"].error)
+        assert files(rig.target).keys() == {unit.path for unit in units if not unit.path.startswith("wrong")}
+        transport.discard(units)
+        assert rig.all_staged() == set()
 
     def test_an_md5_is_made_along_the_way_where_it_is_asked_for(self, rig: Rig, crowd: int) -> None:
         """That of the very bytes that are sent, for the control file of an arrivals monitor."""

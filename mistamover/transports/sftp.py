@@ -838,8 +838,9 @@ class Sftp(Transport):
         handles = self._open_notes(drafts, wire.WRITE_NEW, judged)
         for name, data in notes:
             if handle := handles.get(name):
-                write = handle + bytes(8) + string(data)
-                self._client.post(WRITE, write, judged(name))
+                for offset in range(0, len(data) or 1, self._client.write_length):
+                    piece = string(data[offset : offset + self._client.write_length])
+                    self._client.post(WRITE, handle + offset.to_bytes(8, "big") + piece, judged(name))
                 self._client.post(CLOSE, handle, judged(name))
         self._client.settle()
         for name in handles.keys() - refused.keys():

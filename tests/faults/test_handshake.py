@@ -79,7 +79,7 @@ def _kill_at(number: int) -> None:
     sys.addaudithook(hook)
     fs.rename_new = counted(fs.rename_new)  # type: ignore[assignment]
     os.fsync = counted(os.fsync)  # type: ignore[assignment]
-    for name in ("note", "deliver", "forget", "removed"):
+    for name in ("note", "deliver", "forget", "removed", "quarantine", "reserve", "listed"):
         setattr(Ledger, name, counted(getattr(Ledger, name)))
 
 
