@@ -10,7 +10,7 @@ from datetime import time as time_of_day
 
 from mistamover.alert import MOST_NAMES, Trouble
 from mistamover.board import Board
-from mistamover.errors import NotVerified, TargetDown, TargetFull, TargetRefused
+from mistamover.errors import NoReceipt, NotVerified, TargetDown, TargetFull, TargetRefused
 from mistamover.events import Event, Kind, Summary
 from mistamover.lines import duration, shown
 from mistamover.options import Quiet, Settings
@@ -19,6 +19,10 @@ from mistamover.stream import when
 LONGEST_LOOK = 400
 """Days that are looked back for times at which something should have arrived."""
 
+_OF_UNITS = {
+    NotVerified: (Trouble.VERIFY, "what was staged is thrown away, and the unit is sent again"),
+    NoReceipt: (Trouble.RECEIPT, "nothing is removed; it is asked for again, or sent again where it is gone there"),
+}
 _OF_TARGET = {TargetDown: Trouble.TARGET, TargetRefused: Trouble.REFUSED, TargetFull: Trouble.FULL}
 
 
@@ -56,8 +60,6 @@ class Concerns:
         self._failing: dict[str, str] = {}
         """The first units that this pass found to fail, with their reasons."""
         self._set_aside: dict[str, str] = {}
-        self._unproven: set[str] = set()
-        """Units of this pass whose bytes at the target were not those of the source."""
 
     def hear(self, event: Event) -> None:
         """Take note of what went wrong. Comes for each unit that failed, in each pass."""
@@ -65,20 +67,15 @@ class Concerns:
             _note(self._failing, event)
         elif event.kind is Kind.QUARANTINED:
             _note(self._set_aside, event)
-        if isinstance(event.error, NotVerified):
-            self._unproven.add(event.path)
-            self._tell_unproven(event)
+        for kind, (trouble, tried) in _OF_UNITS.items():
+            if isinstance(event.error, kind):
+                self._tell_of_unit(trouble, event, tried)
 
-    def _tell_unproven(self, event: Event) -> None:
-        held = self.board.holds(Trouble.VERIFY)
+    def _tell_of_unit(self, trouble: Trouble, event: Event, tried: str) -> None:
+        held = self.board.holds(trouble)
         names = (*(held.names if held else ()), event.path)
-        self.board.hold(
-            Trouble.VERIFY,
-            event.reason,
-            names=dict.fromkeys(names),
-            tried="what was staged is thrown away, and the unit is sent again",
-            mend=f"mistamover history {self._file} --failed",
-        )
+        mend = f"mistamover history {self._file} --failed"
+        self.board.hold(trouble, event.reason, names=dict.fromkeys(names), tried=tried, mend=mend)
 
     def near(self, text: str) -> None:
         """The spool or the record cannot be used."""
@@ -103,7 +100,7 @@ class Concerns:
         self._look_at_quarantine(quarantined)
         self._look_for_stuck(summary)
         self._look_for_quiet(summary)
-        self._failing, self._set_aside, self._unproven = {}, {}, set()
+        self._failing, self._set_aside = {}, {}
         self.board.look()
 
     # -- one by one ------------------------------------------------------------------------------------------
@@ -129,7 +126,8 @@ class Concerns:
         failing = _failing(summary)
         if is_whole and not failing:
             self.board.end(Trouble.UNITS)
-            self.board.end(Trouble.VERIFY)
+            for trouble, _ in _OF_UNITS.values():
+                self.board.end(trouble)
         elif failing and is_whole:
             self._tell_failing(failing)
 

@@ -129,6 +129,10 @@ class NotVerified(UnitError):
     """The staged bytes are not the bytes that were read at the source."""
 
 
+class NoReceipt(NotTaken):
+    """The target's arrivals monitor did not answer for this unit in time."""
+
+
 class SourceMoved(UnitError):
     """The source is no longer what was found: it grew, was replaced, is being written or is gone.
 

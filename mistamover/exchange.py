@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from mistamover.errors import NotTaken, NotVerified, UnitError
+from mistamover.errors import NoReceipt, NotTaken, NotVerified, UnitError
 from mistamover.handshake import (
     Control,
     Extensions,
@@ -324,7 +324,7 @@ class Exchange:
     def _no_receipt(self, *, is_there: bool) -> UnitError:
         waited = f"no receipt came from the target's arrivals monitor within {duration(self._patience)}"
         then = "look whether it runs" if is_there else "and the file is not there any more; it is sent again"
-        return NotTaken(f"{waited}; {then}")
+        return NoReceipt(f"{waited}; {then}")
 
     def thank(self, answered: Iterable[Asked]) -> None:
         """Owe a thank-you for each of these receipts."""

@@ -16,7 +16,7 @@ from mistamover.alert import Condition, Memory, Rules, Trouble, gate
 from mistamover.board import Board
 from mistamover.concerns import Concerns
 from mistamover.disk import Held, Level, Space
-from mistamover.errors import NotVerified, TargetDown, TargetFull, TargetRefused
+from mistamover.errors import NoReceipt, NotVerified, TargetDown, TargetFull, TargetRefused
 from mistamover.events import Event, Kind, Summary
 from mistamover.heartbeat import State
 from mistamover.letter import Sender
@@ -129,6 +129,14 @@ def verify(scene: Scene) -> Iterator[str]:
     yield scene.tell()
 
 
+def receipt(scene: Scene) -> Iterator[str]:
+    error = NoReceipt("no receipt came from the target's arrivals monitor within 500 s; look whether it runs")
+    scene.concerns.hear(Event(Kind.WAITING, "2026/a.dat", str(error), error=error))
+    scene.turn(counted(Summary(), WAITING=1))
+    scene.now += 60
+    yield scene.tell()
+
+
 def stuck(scene: Scene) -> Iterator[str]:
     scene.turn(Summary(waiting=17, waits_since=scene.now - 90_000, waits_longest="2026/a.dat"))
     scene.now += 60
@@ -213,6 +221,7 @@ SCENES: dict[Trouble, Callable[[Scene], Iterator[str]]] = {
     Trouble.UNITS: units,
     Trouble.QUARANTINE: quarantine,
     Trouble.VERIFY: verify,
+    Trouble.RECEIPT: receipt,
     Trouble.STUCK: stuck,
     Trouble.QUIET: quiet,
     Trouble.NEAR: near,

@@ -14,7 +14,7 @@ from mistamover import board, config
 from mistamover.alert import Condition, Trouble
 from mistamover.board import Board
 from mistamover.concerns import Concerns, quiet_time
-from mistamover.errors import NotVerified, TargetDown, TargetFull
+from mistamover.errors import NoReceipt, NotVerified, TargetDown, TargetFull, UnitError
 from mistamover.events import Event, Kind, Summary
 from mistamover.options import Quiet
 from tests.program import Local
@@ -126,11 +126,17 @@ def test_units_that_fail_are_counted_and_the_first_are_named(local: Local) -> No
     assert stream.turn(failed(WAITING=0)) == []
 
 
-def test_bytes_that_differ_are_told_of_until_nothing_fails(local: Local) -> None:
+@pytest.mark.parametrize(
+    ("error", "trouble"), [(NotVerified("differs"), Trouble.VERIFY), (NoReceipt("none came"), Trouble.RECEIPT)]
+)
+def test_what_is_worse_than_failing_is_told_of_until_nothing_fails(
+    local: Local, error: UnitError, trouble: Trouble
+) -> None:
     stream = Stream(local)
-    stream.concerns.hear(Event(Kind.WAITING, "a", "differs", error=NotVerified("differs")))
-    assert stream.turn(failed(WAITING=1)) == [Trouble.VERIFY, Trouble.UNITS]
-    assert stream.turn(failed(WAITING=1)) == [Trouble.VERIFY, Trouble.UNITS]
+    stream.concerns.hear(Event(Kind.WAITING, "a", str(error), error=error))
+    assert stream.turn(failed(WAITING=1)) == [trouble, Trouble.UNITS]
+    assert stream.turn(failed(WAITING=1)) == [trouble, Trouble.UNITS]
+    assert stream.condition(trouble).reason == str(error)
     assert stream.turn(failed(DELIVERED=1)) == []
 
 
