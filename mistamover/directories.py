@@ -21,6 +21,7 @@ from mistamover.spool import KINDS, PROVEN, TRASH, Skipped, Spool, cannot_remove
 from mistamover.unit import Content, Directory, Folder, Identity, Unit
 
 _END = 2**63
+_WRITTEN_IN = "somebody wrote in it while it was removed; look where what is left belongs"
 _CHANGED = "it changed after it was sent; the new version will be sent too"
 
 
@@ -211,8 +212,7 @@ class DirectorySpool(Spool):
                 raise SourceMoved(_CHANGED)
             proven = _note_proven(aside, trash)
             if not _remove_proven(proven, trash, unit.identity):
-                fs.rename_new(proven, trash, unit.path, self._root)
-                raise SourceMoved("somebody wrote in it while it was removed; what is left will be sent too")
+                raise UnitError(self._kept(proven, _WRITTEN_IN))
         except OSError as error:
             raise cannot_remove(error) from error
 
@@ -267,12 +267,18 @@ class DirectorySpool(Spool):
                 return super()._recover_one(trash, name, path, identity, delivered)
             if delivered and not name.endswith(PROVEN) and self._is_as_sent(name, trash, identity):
                 name = _note_proven(name, trash)
-            if delivered and name.endswith(PROVEN) and _remove_proven(name, trash, identity):
-                return "removed: it had been delivered"
+            if name.endswith(PROVEN):
+                # Some of it may be gone: it must not come back under its name, and be taken for all of it.
+                if not _remove_proven(name, trash, identity):
+                    return self._kept(name, _WRITTEN_IN)
+                return "removed: it had been delivered" if delivered else "removed: it was to be deleted"
             fs.rename_new(name, trash, path, self._root)
         except OSError as error:
-            return f"kept as {self.directory}/{TRASH}/{name}: {error.strerror}"
+            return self._kept(name, error.strerror)
         return "put back"
+
+    def _kept(self, name: str, reason: str | None) -> str:
+        return f"kept as {self.directory}/{TRASH}/{name}: {reason}"
 
 
 def of_directory(file: Unit, error: UnitError) -> UnitError:

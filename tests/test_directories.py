@@ -349,6 +349,36 @@ def test_what_is_written_into_a_proven_directory_is_kept(local: Rig) -> None:
     assert [path.read_bytes() for path in local.spool.rglob("late")] == [b"late"]
 
 
+def when_proven(monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object], local: Rig) -> None:
+    """Have somebody who is in it change a directory at the last moment before it is removed."""
+
+    def rename_new(name: str, name_fd: int, new: str, new_fd: int) -> None:
+        rename(name, name_fd, new, new_fd)
+        if new.endswith("-proven"):
+            change(local.spool / ".mistamover/trash" / new)
+
+    rename = fs.rename_new
+    monkeypatch.setattr(fs, "rename_new", rename_new)
+
+
+def test_what_is_left_of_a_proven_directory_never_replaces_all_of_it(
+    local: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.write({**WHOLE, "outgoing": {"existing": "replace"}})
+    before = tree(fill(local.spool / "one", ONE))
+    when_proven(monkeypatch, lambda proven: (proven / "late").write_bytes(b"late"), local)
+    events: list[Event] = []
+    with Stream(load(local.stream, None, {}), events.append) as stream:
+        stream.run_pass(patient=False)
+    assert [event.path for event in events if event.kind is Kind.NOT_REMOVED] == ["one"]
+    for _ in range(2):
+        run = local.run()
+        assert "somebody wrote in it" in run.reasons("recovered")
+        assert not run.paths("delivered")
+    assert tree(local.target / "one") == before
+    assert [path.read_bytes() for path in local.spool.rglob("late")] == [b"late"]
+
+
 # -- packages ------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mistamover import config
+from mistamover import config, fs
 from mistamover.disk import Need, Stage
 from mistamover.errors import Held, LedgerError, SpoolError
 from mistamover.ledger import Entry, entries
@@ -115,6 +115,26 @@ def test_a_directory_that_is_a_unit_goes_as_a_whole_or_stays_as_it_is(stream: St
 def is_delivered(stream: Streamlet, name: str) -> bool:
     stream.deliver()
     return (stream.target / name).exists()
+
+
+def test_half_of_a_directory_that_was_to_be_deleted_is_never_sent(
+    stream: Streamlet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(name: str, trash: int, *_: object) -> bool:
+        os.unlink(f"{name}/a", dir_fd=trash)
+        raise KeyboardInterrupt
+
+    stream.write("move", more="transfer_unit = directory\ndeletion_of_unsent = yes")
+    for name in "abc":
+        stream.put_old(f"one/{name}", 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(fs, "remove_tree", crash)
+        with pytest.raises(KeyboardInterrupt):
+            stream.reclaim(Stage.UNSENT)
+    for _ in range(2):
+        stream.deliver()
+        assert stream.names(stream.target) == stream.names(stream.spool) == set()
+    assert os.listdir(stream.spool / ".mistamover/trash") == []
 
 
 def test_it_ends_when_there_is_room(stream: Streamlet) -> None:
