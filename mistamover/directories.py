@@ -305,10 +305,20 @@ def _note_proven(name: str, trash: int) -> str:
 
 
 def _remove_proven(name: str, trash: int, sent: Identity) -> bool:
-    """Unlink everything but what somebody writes after all who was in it; gives whether it is gone."""
+    """Unlink everything but what somebody puts or writes after all who was in it; gives whether it is gone.
+
+    That has a later ctime, however old it looks; so has a file of which we unlink another name.
+    """
+    unlinked: set[tuple[int, ...]] = set()
 
     def may_go(file: str, dir_fd: int, found: os.stat_result) -> bool:
-        return Identity.of(found).mtime_ns <= sent.mtime_ns and not fs.is_open_for_writing(file, dir_fd)
+        identity = Identity.of(found)
+        is_late = identity.ctime_ns > sent.ctime_ns and identity[:2] not in unlinked
+        if identity.mtime_ns > sent.mtime_ns or is_late or fs.is_open_for_writing(file, dir_fd):
+            return False
+        if found.st_nlink > 1:
+            unlinked.add(identity[:2])
+        return True
 
     try:
         return fs.remove_tree(name, trash, may_go)

@@ -361,6 +361,20 @@ def when_proven(monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object
     monkeypatch.setattr(fs, "rename_new", rename_new)
 
 
+def test_what_is_moved_into_a_proven_directory_is_kept_however_old_it_looks(
+    local: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = fill(local.spool / "one", ONE)
+    os.link(source / "a", source / "sub/also a")  # of which the ctime moves when one name is unlinked
+    old = write(local.base / "old", b"old")
+    os.utime(old, (1, 1))
+    when_proven(monkeypatch, lambda proven: old.rename(proven / "sub/old"), local)
+    with Stream(load(local.stream, None, {})) as stream:
+        stream.run_pass(patient=False)
+    left = [path for path in (local.spool / ".mistamover/trash").rglob("*") if path.is_file()]
+    assert [path.read_bytes() for path in left] == [b"old"]
+
+
 def test_what_is_left_of_a_proven_directory_never_replaces_all_of_it(
     local: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
