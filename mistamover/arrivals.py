@@ -243,6 +243,8 @@ class Arrivals:
         self._report = report
         self._breathe = breathe
         self._buffer = bytearray(digest.CHUNK)
+        self._held_up: set[str] = set()
+        """Paths that an older file could not get in this pass, and that newer ones must not get before it."""
         self._compared: dict[str, Identity] = {}
         """Jobs whose names are taken, and by what, which was found to be another file."""
         self.why_paused = ""
@@ -298,6 +300,7 @@ class Arrivals:
         if is_paused:
             self._report(Event(Kind.PAUSED, reason=self.why_paused))
             return
+        self._held_up.clear()
         self._work_off(self._open_jobs(), is_stopping)
         names = os.listdir(self._arrived)
         self._work_off(map(self._take_up, self._claims(names)), is_stopping)
@@ -346,7 +349,7 @@ class Arrivals:
         os.rename(draft, job.file, src_dir_fd=self._place, dst_dir_fd=self._place)
 
     def _open_jobs(self) -> list[Job]:
-        """What an earlier pass has left: jobs that a crash cut off, or whose names are taken."""
+        """What an earlier pass has left, oldest first: jobs that a crash cut off, or whose names are taken."""
         jobs: list[Job] = []
         files: list[str] = []
         for name in os.listdir(self._place):
@@ -359,7 +362,7 @@ class Arrivals:
                 os.unlink(name, dir_fd=self._place)
         for name in set(files) - {name for job in jobs for name in (job.data, job.proof)}:
             self._quarantine(name, name, "what was claimed of it is lost; its sender sends it again")
-        return jobs
+        return sorted(jobs, key=lambda job: job.claim.seen.ctime_ns)
 
     def _read(self, name: str) -> list[Job]:
         """The job of that name; none where a power cut has left nothing of it."""
@@ -526,6 +529,9 @@ class Arrivals:
         path = self._path(job)
         if not _is_there(job.data, self._place):
             return True  # it had it before a crash
+        if path in self._held_up:
+            self._report(Event(Kind.WAITING, path, "an older file of that name waits"))
+            return False
         unit = Unit(path, Identity.of(os.stat(job.data, dir_fd=self._place, follow_symlinks=False)))
         try:
             directory, _, name = path.rpartition("/")
@@ -540,6 +546,8 @@ class Arrivals:
                 taken = isinstance(error, FileExistsError)
                 reason = "the spool holds another file of that name" if taken else f"the spool: {error.strerror}"
                 self._report(Event(Kind.WAITING, path, f"{reason}; it waits until that is gone"))
+                if self._incoming.existing == "replace":
+                    self._held_up.add(path)
                 return False
             os.unlink(job.data, dir_fd=self._place)
         self._compared.pop(job.id, None)

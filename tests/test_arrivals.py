@@ -6,13 +6,13 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from mistamover.arrivals import PLACE, Arrivals
+from mistamover.arrivals import PLACE, Arrivals, Judgement, Stager
 from mistamover.config import load
 from mistamover.errors import Held, SpoolError
 from mistamover.events import Event, Kind
@@ -401,6 +401,39 @@ def test_a_directory_that_is_missing_or_replaced_is_told_of(sender: Sender) -> N
     sender.incoming.rmdir()
     with pytest.raises(SpoolError, match="cannot be opened"):
         sender.receive()
+
+
+def test_an_older_file_that_had_to_wait_never_replaces_a_newer_one(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender.options["existing"] = "replace"
+    (sender.spool / "a").mkdir()
+    for number in range(6):
+        sender.push("a", bytes(number), receipt=f".a.{number}.stager-rcpt-bss")
+        time.sleep(0.01)  # the clock of file systems has steps
+        sender.receive()
+    (sender.spool / "a").rmdir()
+    sender.receive()
+    assert sender.arrived() == {"a": bytes(5)}
+
+    # The way is free just after the older one was tried.
+    (sender.spool / "a").unlink()
+    (sender.spool / "a").mkdir()
+    sender.push("a", b"older")
+    sender.receive()
+    sender.push("a", b"newer", receipt=".a.7.stager-rcpt-bss")
+    judge = Stager.judge
+
+    def late(prover: Stager, names: Iterable[str], dir_fd: int, now: float) -> Iterator[Judgement]:
+        (sender.spool / "a").rmdir()
+        return judge(prover, names, dir_fd, now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stager, "judge", late)
+        sender.receive()
+    assert sender.arrived() == {}
+    sender.receive()
+    assert sender.arrived() == {"a": b"newer"}
 
 
 @contextmanager
