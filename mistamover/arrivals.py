@@ -626,13 +626,15 @@ class Arrivals:
             self._report(Event(Kind.REFUSED, name, f"{reason}; it cannot be set aside: {error.strerror}"))
 
     def _move_aside(self, source: str, source_fd: int, name: str, reason: str) -> None:
-        aside = self._spool.directory(f"{QUARANTINE}/{ASIDE}{os.urandom(4).hex()}", create=True)
+        place = f"{ASIDE}{os.urandom(4).hex()}"
+        aside = self._spool.directory(f"{QUARANTINE}/{place}", create=True)
         with open(os.open(REASON, fs.CREATE, 0o644, dir_fd=aside), "wb") as file:
             file.write(os.fsencode(f"{name}\n{reason}\n"))
         try:
             fs.rename_new(source, source_fd, name, aside)
         except OSError:
             os.unlink(REASON, dir_fd=aside)
+            os.rmdir(place, dir_fd=self._spool.directory(QUARANTINE))
             raise
         self._report(Event(Kind.REFUSED, name, reason))
 

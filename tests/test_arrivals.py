@@ -457,6 +457,8 @@ def test_arrivals_on_another_file_system_are_copied(sender: Sender) -> None:
         assert (sender.spool / "radar.dat").stat().st_mtime == 1_000_000_000
         assert sender.status("bad") is Status.BAD_CHECKSUM
         assert sender.aside().keys() == {"bad"}
+        # Of the hostile one, which cannot be renamed there, nothing is left in quarantine at each look.
+        assert len(os.listdir(sender.spool / ".mistamover/quarantine")) == 1
         assert sender.left() == [
             ".bad.1466000000.25.stager-rcpt-bss",
             ".radar.dat.1466000000.25.stager-rcpt-bss",
