@@ -43,18 +43,44 @@ def place_of(settings: Settings) -> Path:
 
 
 def prepare_place(settings: Settings) -> None:
-    """Make the place of archives, and remove what a crash has left in it. By who holds the stream."""
+    """Make the place of archives, and remove what a crash has left in it. By who holds the stream.
+
+    In ``work_dir`` others may write too: no link below it is followed.
+    """
     if settings.outgoing.package == "none":
         return
     place = place_of(settings)
+    top = settings.outgoing.work_dir or place.parent
     try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in place.iterdir():
-            left.unlink()
+        top.mkdir(parents=True, exist_ok=True)
+        with _directory(top) as opened:
+            _clear(opened, place.relative_to(top))
     except OSError as error:
         raise SpoolError(
             f"{place}: no place to make archives in: {error.strerror}; see [outgoing] work_dir"
         ) from error
+
+
+@contextmanager
+def _directory(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _clear(top: int, place: Path) -> None:
+    """Have an empty directory ``place`` below the open directory ``top``, for us alone."""
+    below = fs.Below(top)
+    try:
+        parent = str(place.parent) if place.parent.name else ""
+        fs.make_directory(place.name, below.directory(parent, create=bool(parent)), 0o700)
+        fd = below.directory(str(place))
+        for left in os.listdir(fd):
+            os.unlink(left, dir_fd=fd)
+    finally:
+        below.forget()
 
 
 def readable(settings: Settings) -> Spool:

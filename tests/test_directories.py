@@ -434,6 +434,23 @@ def test_an_archive_is_sent_in_place_of_a_directory(
     assert tree(out / "one") == tree(keep)
 
 
+@pytest.mark.parametrize("link", [".mistamover", ".mistamover/faults"])
+def test_no_link_leads_those_who_clear_the_place_of_archives_elsewhere(local: Rig, link: str) -> None:
+    work, elsewhere = local.base / "work", local.base / "elsewhere"
+    local.write({**WHOLE, "outgoing": {"package": "tar", "work_dir": work}})
+    theirs = [write(elsewhere / path, b"theirs") for path in ("file", "faults/file")]
+    (work / link).parent.mkdir(parents=True)
+    (work / link).symlink_to(elsewhere)
+    source = fill(local.spool / "one")
+    run = local.run()
+    assert run.code == 1, run.text
+    assert f"{work}/.mistamover/faults: no place to make archives in" in run.text
+    assert [path.read_bytes() for path in theirs] == [b"theirs"] * 2
+    (work / link).unlink()
+    assert local.run().paths("removed") == {source.name}
+    assert (work / ".mistamover/faults").stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.needs("root", "mount", "umount")
 def test_where_there_is_no_room_for_an_archive_the_directory_waits(local: Rig) -> None:
     work = local.base / "work"
