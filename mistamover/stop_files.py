@@ -108,6 +108,34 @@ def _write(fd: int, content: bytes) -> None:
     os.utime(fd, ns=(WITHOUT_ROOM, WITHOUT_ROOM))
 
 
+def take_over(directory: int, name: str, line: str) -> bool:
+    """Make a monitor's stop file a person's by a line more; gives whether it is one now, and was a monitor's."""
+    if read(directory, name) is None:
+        return False
+    try:
+        fd = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    try:
+        _append(fd, f"{line}\n".encode())
+        return os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=directory, follow_symlinks=False))
+    except FileNotFoundError:
+        return False  # the monitor has removed it meanwhile
+    finally:
+        os.close(fd)
+
+
+def _append(fd: int, content: bytes) -> None:
+    """Add a line; without room for it, empty the file: with a time of today that is a person's."""
+    try:
+        if os.write(fd, content) == len(content):
+            return
+    except OSError:
+        pass
+    os.ftruncate(fd, 0)
+    os.utime(fd)
+
+
 def remove(directory: int, name: str, monitor: str) -> bool:
     """Remove the stop file if it is this monitor's; gives whether it was. ``OSError`` where it cannot be removed.
 

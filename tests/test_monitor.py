@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -300,6 +301,40 @@ def test_a_persons_pause_outlives_that_of_the_monitor(three: Installed, disk: Di
     assert watched.look() == LOWER
     disk.leave(GOOD)
     assert watched.look() == {"usual"}
+
+
+@needs_mount
+def test_who_pauses_a_stream_that_the_monitor_has_stopped_pauses_it(three: Installed, disk: Disk) -> None:
+    watched = Watched(three)
+    disk.leave(LOW)
+    assert watched.look() == LOWER
+    ini = str(three.streams / "usual.ini")
+    assert three.run("pause", ini, "--reason", "new disks").out.startswith("paused, by")
+    assert three.run("pause", ini).out.startswith("paused already")
+    disk.leave(GOOD)
+    assert watched.look() == {"usual"}
+    assert (three.spool("usual") / ".stop").read_text().endswith(": new disks\n")
+    assert three.run("resume", ini).code == 0
+    assert watched.look() == set()
+
+
+@pytest.mark.parametrize("room", ["none", "for the line of the monitor"])
+def test_where_there_is_no_room_for_a_line_it_is_a_persons_all_the_same(
+    tmp_path: Path, place: int, monkeypatch: pytest.MonkeyPatch, room: str
+) -> None:
+    def full(_fd: int, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if room == "none":
+            patch.setattr(os, "write", full)
+        stop_files.put(place, ".stop", "full", OURS)
+        assert stop_files.is_own(stop_files.read(place, ".stop"), "/state")
+        patch.setattr(os, "write", full)
+        assert stop_files.take_over(place, ".stop", "paused by anna")
+    assert not stop_files.remove(place, ".stop", "/state")
+    assert os.listdir(place) == [".stop"]
+    assert not stop_files.take_over(place, ".stop", "paused by anna")
 
 
 # -- deletions ---------------------------------------------------------------------------------------------

@@ -40,7 +40,10 @@ def pause(settings: ServiceSettings, *, name: str, reason: str) -> int:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
-        click.echo(f"paused already, by {shown(str(path))}")
+        already = "" if _take_over(path, one_line(said)) else " already"
+        if not os.path.lexists(path):
+            raise SpoolError(f"{path}: somebody has just removed it; pause the stream again") from None
+        click.echo(f"paused{already}, by {shown(str(path))}")
         return Exit.DONE
     except OSError as error:
         raise SpoolError(f"{path}: {error.strerror}; the stream goes on") from error
@@ -52,6 +55,19 @@ def pause(settings: ServiceSettings, *, name: str, reason: str) -> int:
     else:
         click.echo(f"paused, by {shown(str(path))}")
     return Exit.DONE
+
+
+def _take_over(path: Path, said: str) -> bool:
+    """Whether it was the disk space monitor that had paused the stream: from now on it is a person, too."""
+    from mistamover import stop_files
+
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return stop_files.take_over(directory, path.name, said)
+    except OSError as error:
+        raise SpoolError(f"{path}: {error.strerror}; the stream goes on when the disk has room") from error
+    finally:
+        os.close(directory)
 
 
 def user() -> str:
