@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from mistamover.directories import DirectorySpool, digest_of, of_directory
-from mistamover.errors import NameTaken, NotTaken, SourceMoved, UnitError
+from mistamover.errors import NameTaken, NotTaken, SourceGone, SourceMoved, UnitError
 from mistamover.lane import Lane, already_there, stage
 from mistamover.lane import deliver as deliver_files
 from mistamover.packages import packaged
@@ -35,8 +35,10 @@ def deliver_packages(transport: Transport, batch: Sequence[Unit], lane: Lane) ->
         except UnitError as error:
             yield Outcome(unit, error)
         else:
-            sent = outcome.unit
-            yield Outcome(unit._replace(digest=sent.digest, proof=sent.proof), outcome.error)
+            sent, why = outcome
+            if isinstance(why, SourceGone):
+                why = SourceMoved("somebody removed its archive")  # the directory is there
+            yield Outcome(unit._replace(digest=sent.digest, proof=sent.proof), why)
 
 
 def _deliver(transport: Transport, unit: Unit, lane: Lane) -> Unit:

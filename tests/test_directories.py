@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +25,7 @@ from mistamover.packages import prepare_place, readable
 from mistamover.stream import Stream
 from mistamover.testing.rig import noise, small_disk, tree, write
 from mistamover.transports.local import Local
-from mistamover.unit import Ignored, named
+from mistamover.unit import Ignored, Outcome, Unit, named
 from tests.faults.oracle import digest_of
 from tests.faults.rig import Options, Rig, strace, was_killed
 from tests.program import command, environment
@@ -432,6 +432,28 @@ def test_an_archive_is_sent_in_place_of_a_directory(
     else:
         zipfile.ZipFile(archive).extractall(out)
     assert tree(out / "one") == tree(keep)
+
+
+def test_a_directory_has_not_vanished_with_its_archive(local: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = fill(local.spool / "one")
+    local.write({**WHOLE, "outgoing": {"package": "tar"}})
+    send, removed = Local.send, list[Path]()
+
+    def late(transport: Local, units: Sequence[Unit]) -> Iterator[Outcome]:
+        if not removed:
+            removed.append(local.state / "faults/packages/one.tar")
+            removed[0].unlink()
+        return send(transport, units)
+
+    monkeypatch.setattr(Local, "send", late)
+    events: list[Event] = []
+    with Stream(load(local.stream, None, {}), events.append) as stream:
+        stream.run_pass(patient=False)
+        assert [(event.kind, event.path) for event in events] == [(Kind.CHANGED, "one")]
+        assert source.is_dir()
+        stream.run_pass(patient=False)
+    assert events[-1].kind is Kind.REMOVED
+    assert (local.target / "one.tar").is_file()
 
 
 @pytest.mark.parametrize("link", [".mistamover", ".mistamover/faults"])
