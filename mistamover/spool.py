@@ -472,6 +472,9 @@ class Spool:
         self._twins.clear()
 
     def _trash_directory(self) -> int:
+        if self._trash is not None and not os.fstat(self._trash).st_nlink:
+            os.close(self._trash)  # somebody has removed it
+            self._trash = None
         if self._trash is None:
             self._trash = self._own(TRASH)
         return self._trash

@@ -471,6 +471,16 @@ def test_another_name_of_it_stays(directory: Path, spool: Spool) -> None:
     assert (directory / "other").read_bytes() == b"what is moved\n"
 
 
+def test_a_trash_that_somebody_has_removed_is_made_anew(directory: Path, spool: Spool) -> None:
+    for name in "ab":
+        write(directory / name)
+    spool.remove(the(spool, "a"), 1)
+    (directory / TRASH).rmdir()
+    spool.remove(the(spool, "b"), 2)
+    assert found(spool) == []
+    assert os.listdir(directory / TRASH) == []
+
+
 def test_all_names_of_it_are_removed_together(directory: Path, spool: Spool) -> None:
     path = write(directory / "a")
     for name in ("b", "c"):
