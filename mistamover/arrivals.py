@@ -631,7 +631,7 @@ class Arrivals:
         with open(os.open(REASON, fs.CREATE, 0o644, dir_fd=aside), "wb") as file:
             file.write(os.fsencode(f"{name}\n{reason}\n"))
         try:
-            fs.rename_new(source, source_fd, name, aside)
+            fs.rename_aside(source, source_fd, name, aside)
         except OSError:
             os.unlink(REASON, dir_fd=aside)
             os.rmdir(place, dir_fd=self._spool.directory(QUARANTINE))

@@ -104,6 +104,21 @@ def rename_new(source: str, source_fd: int, target: str, target_fd: int) -> None
     os.unlink(source, dir_fd=source_fd)
 
 
+def rename_aside(source: str, source_fd: int, target: str, target_fd: int) -> None:
+    """The same to a name in a directory in which nobody but we make names: always in one step.
+
+    With a link and an unlink, what somebody else gives the old name in between would be unlinked.
+    """
+    if _renameat2(source, source_fd, target, target_fd, _RENAME_NOREPLACE):
+        return
+    try:
+        os.stat(target, dir_fd=target_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        os.rename(source, target, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+    else:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), source, None, target)
+
+
 def _rename_directory(source: str, source_fd: int, target: str, target_fd: int) -> None:
     """rename(2) of a directory replaces nothing but an empty directory, which costs nobody anything."""
     try:

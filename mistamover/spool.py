@@ -431,7 +431,7 @@ class Spool:
                 raise changed
             trash = self._trash_directory()
             aside = captured(record, unit.path)
-            fs.rename_new(name, parent, aside, trash)
+            fs.rename_aside(name, parent, aside, trash)
             if _is_unchanged(aside, trash, unit.identity) and (not is_leased or fs.has_lease(fd)):
                 os.unlink(aside, dir_fd=trash)
             else:
@@ -568,7 +568,7 @@ class Spool:
             with open(os.open(REASON, fs.CREATE, 0o644, dir_fd=aside), "wb") as file:
                 file.write(os.fsencode(f"{unit.path}\n{reason}\n"))
             parent, name = self._below.parent(unit.path)
-            fs.rename_new(name, parent, name, aside)
+            fs.rename_aside(name, parent, name, aside)
         except OSError as error:
             raise cannot_remove(error) from error
         finally:

@@ -15,6 +15,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -481,6 +482,25 @@ def test_a_trash_that_somebody_has_removed_is_made_anew(directory: Path, spool: 
     assert os.listdir(directory / TRASH) == []
 
 
+@pytest.mark.parametrize("verb", ["remove", "quarantine"])
+def test_what_takes_its_name_at_the_last_moment_is_kept_on_any_file_system(
+    directory: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    write(directory / "file")
+    unit = the(spool, "file")
+
+    def replaced(step: Callable[..., None], *arguments: object, **more: object) -> None:
+        step(*arguments, **more)
+        write(directory / "new", b"newer")
+        (directory / "new").replace(directory / "file")
+
+    monkeypatch.setattr(fs, "_renameat2", lambda *_: False)  # as on NFS
+    for name in ("link", "rename"):
+        monkeypatch.setattr(os, name, partial(replaced, getattr(os, name)))
+    spool.remove(unit, 1) if verb == "remove" else spool.quarantine(unit, 1, "a reason")
+    assert (directory / "file").read_bytes() == b"newer"
+
+
 def test_all_names_of_it_are_removed_together(directory: Path, spool: Spool) -> None:
     path = write(directory / "a")
     for name in ("b", "c"):
@@ -587,7 +607,7 @@ def _at_the_last_moment(
     monkeypatch: pytest.MonkeyPatch, before: Callable[[], object], after: Callable[[], object] = lambda: None
 ) -> None:
     """Do something right before a file is captured, and right after."""
-    rename = fs.rename_new
+    rename = fs.rename_aside
 
     def late(source: str, source_fd: int, target: str, target_fd: int) -> None:
         monkeypatch.undo()
@@ -595,7 +615,7 @@ def _at_the_last_moment(
         rename(source, source_fd, target, target_fd)
         after()
 
-    monkeypatch.setattr(fs, "rename_new", late)
+    monkeypatch.setattr(fs, "rename_aside", late)
 
 
 def test_what_is_replaced_at_the_last_moment_is_put_back(
