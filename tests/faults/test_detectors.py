@@ -172,7 +172,7 @@ def test_a_source_that_may_change_while_it_is_sent(tmp_path: Path) -> None:
 
 
 def test_a_source_that_is_not_compared_after_it_was_taken_out(tmp_path: Path) -> None:
-    change = Change("spool.py", "if _is_unchanged(captured, trash, unit.identity) and", "if True or")
+    change = Change("spool.py", "if _is_unchanged(aside, trash, unit.identity) and", "if True or")
     with pytest.raises(LossError, match="lost"):
         test_races.TestAfterSending().test_it_is_replaced(spoilt(tmp_path, change), test_races.CAPTURE)
 
