@@ -295,7 +295,7 @@ class Arrivals:
     def _run_pass(self, is_stopping: Callable[[], bool]) -> None:
         self._look_at_place()
         stop_file = self._incoming.stop_file
-        is_paused = _is_there(stop_file, self._arrived)
+        is_paused = fs.is_there(stop_file, self._arrived)
         self.why_paused = f"paused by {self._directory}/{stop_file}; remove it to go on" if is_paused else ""
         if is_paused:
             self._report(Event(Kind.PAUSED, reason=self.why_paused))
@@ -405,7 +405,7 @@ class Arrivals:
 
     def _capture(self, job: Job) -> None:
         name = job.claim.name
-        if _is_there(job.data, self._place) or not _is_there(name, self._arrived):
+        if fs.is_there(job.data, self._place) or not fs.is_there(name, self._arrived):
             return
         if not job.claim.is_bag and not _is_regular(name, self._arrived):
             self._set_aside(name, "it is no regular file")
@@ -527,7 +527,7 @@ class Arrivals:
     def _publish(self, job: Job, found: Receipt) -> bool:
         """Give a file that is proven its name in the spool; whether it has that."""
         path = self._path(job)
-        if not _is_there(job.data, self._place):
+        if not fs.is_there(job.data, self._place):
             return True  # it had it before a crash
         if path in self._held_up:
             self._report(Event(Kind.WAITING, path, "an older file of that name waits"))
@@ -556,7 +556,7 @@ class Arrivals:
 
     def _publish_proof(self, job: Job) -> bool:
         """Give what proves a file its name beside it; whether it has that."""
-        if not _is_there(job.proof, self._place):
+        if not fs.is_there(job.proof, self._place):
             return True
         name = job.claim.proof
         root = self._spool.directory("")
@@ -613,7 +613,7 @@ class Arrivals:
 
     def _quarantine(self, source: str, name: str, reason: str) -> bool:
         """Set a file of ours aside with the reason; whether there was one."""
-        if not _is_there(source, self._place):
+        if not fs.is_there(source, self._place):
             return False
         self._move_aside(source, self._place, name, reason)
         return True
@@ -679,8 +679,8 @@ class Arrivals:
     def _remove_receipt(self, receipt: str, thankyou: str) -> None:
         """Remove a receipt of ours that asked for this very thank-you; raises ``Refused`` where it is none."""
         record = _receipt_record(receipt)
-        if not _is_there(record, self._place):
-            if _is_there(receipt, self._arrived):
+        if not fs.is_there(record, self._place):
+            if fs.is_there(receipt, self._arrived):
                 raise Refused("it thanks for something that is no receipt of ours")
             return  # removed before a crash
         found = _read_job(record, self._place).found
@@ -724,14 +724,6 @@ def _digest_said(claim: Claim, found: Receipt) -> str:
 
 def _write(file: IO[bytes], part: memoryview) -> None:
     file.write(part)
-
-
-def _is_there(name: str, dir_fd: int) -> bool:
-    try:
-        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _is_regular(name: str, dir_fd: int) -> bool:

@@ -165,6 +165,15 @@ def _libc_renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
     return function
 
 
+def is_there(name: str, dir_fd: int) -> bool:
+    """Whether anything stands under this name, a link that leads nowhere included."""
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def is_being_written(fd: int) -> bool | None:
     """Whether any process of this host has the file of ``fd`` open for writing; None where nobody can say."""
     if leased := lease(fd):

@@ -50,9 +50,8 @@ class Place(NamedTuple):
 
 
 def arrivals(settings: Settings) -> Path | None:
-    """The directory that others push into, if an arrivals monitor looks after it; by name, it is not there yet."""
-    directory = getattr(settings.incoming, "directory", None)
-    return directory if getattr(settings.incoming, "require_arrival_monitor", False) else None
+    """The directory that others push into, if an arrivals monitor looks after it."""
+    return settings.incoming.directory if settings.incoming.require_arrival_monitor else None
 
 
 def directories(settings: Settings) -> list[Path]:

@@ -260,7 +260,7 @@ class Local(Transport):
         except (FileExistsError, IsADirectoryError) as error:
             raise taken() from error
         except FileNotFoundError as error:
-            if _is_there(name, parent):
+            if fs.is_there(name, parent):
                 raise taken() from error  # it may well be ours: published before
             raise
 
@@ -439,14 +439,6 @@ class Local(Transport):
                 f"{self.staging} is on another file system than the target",
                 "unmount it: files are published by renaming",
             )
-
-
-def _is_there(name: str, dir_fd: int) -> bool:
-    try:
-        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _write(fd: int, data: memoryview) -> None:
