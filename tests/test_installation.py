@@ -323,6 +323,15 @@ def test_actions_give_the_codes_of_the_lsb(service: Service) -> None:
     assert service.code("dance") == USAGE
 
 
+def test_a_process_that_takes_its_time_to_end_is_not_taken_for_a_running_service(service: Service) -> None:
+    """``try-restart`` has looked at it before; what it found then must not count after the stop."""
+    service.program.write_text(STAND_IN.replace("    hold)\n", "    hold)\n        trap 'sleep 1; exit' TERM\n"))
+    service.code("start")
+    first = service.pid
+    assert service.code("try-restart") == 0
+    assert (service.code("status"), service.pid == first) == (RUNS, False)
+
+
 def test_a_pid_file_without_its_process_is_told(service: Service) -> None:
     service.pid_file.parent.mkdir()
     for left in ("", "no number", "999999999", f"{os.getppid()} 7"):
