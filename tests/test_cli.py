@@ -358,13 +358,13 @@ def test_term_ends_a_polling_run_with_the_code_of_how_things_stand(local: Local)
 
 def test_term_parks_what_a_polling_run_has_on_its_way_and_that_is_no_fault(local: Local) -> None:
     local.configure("stop_timeout = 0")
-    big = put_long(local)
+    big, length = put_long(local)
     process = local.start("run", local.ini)
     wait_for(lambda: any(path.stat().st_size for path in staged(local)), "the first bytes")
     process.terminate()
     result = ended(process)
     assert (result.code, result.out) == (0, "1 of 1 file not delivered\n")
-    assert big.stat().st_size > 0
+    assert big.stat().st_size == length
     assert (local.names(local.target), staged(local)) == (set(), [])
 
 
@@ -391,12 +391,13 @@ def test_a_polling_run_says_when_it_goes_on(local: Local, at_target: bool) -> No
     assert said[3].startswith("moved 1 file, ")
 
 
-def put_long(local: Local) -> Path:
-    """A sparse file that takes longer to copy than these tests take, and for which the target has room."""
+def put_long(local: Local) -> tuple[Path, int]:
+    """A sparse file that takes longer to copy than these tests take, for which the target has room; its bytes."""
     found = os.statvfs(local.target)
+    length = min(64 * 2**30, found.f_bavail * found.f_frsize // 2)
     path = local.put("big", b"")
-    os.truncate(path, min(64 * 2**30, found.f_bavail * found.f_frsize // 2))
-    return path
+    os.truncate(path, length)
+    return path, length
 
 
 def staged(local: Local) -> list[Path]:
@@ -405,19 +406,19 @@ def staged(local: Local) -> list[Path]:
 
 def test_a_stop_parks_what_takes_too_long(local: Local) -> None:
     local.configure("stop_timeout = 0")
-    big = put_long(local)
+    big, length = put_long(local)
     process = local.start("run", "--once", local.ini)
     wait_for(lambda: any(path.stat().st_size for path in staged(local)), "the first bytes")
     process.terminate()
     result = ended(process)
     assert result.code == 130
-    assert big.stat().st_size > 0
+    assert big.stat().st_size == length
     assert (local.names(local.target), staged(local)) == (set(), [])
     assert result.out == "1 of 1 file not delivered\n"
 
 
 def test_a_second_signal_ends_at_once(local: Local) -> None:
-    big = put_long(local)
+    big, length = put_long(local)
     process = local.start("run", "--once", local.ini)
     wait_for(lambda: any(path.stat().st_size for path in staged(local)), "the first bytes")
     process.send_signal(signal.SIGTERM)
@@ -425,7 +426,7 @@ def test_a_second_signal_ends_at_once(local: Local) -> None:
     result = ended(process)
     assert result.code == 130
     assert staged(local), "it waited for the file to be parked"
-    assert big.stat().st_size > 0
+    assert big.stat().st_size == length
     big.unlink()
     local.put("small")
     assert local.once().code == 0
