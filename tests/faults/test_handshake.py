@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,7 @@ from tests.transports.test_rsync import over_ssh
 
 DEADLINE = 60.0
 MOST_STEPS = 400
+KILLS = 8
 _FILES = {"open", "os.rename", "os.remove", "os.mkdir", "os.link", "os.utime", "os.truncate"}
 
 
@@ -314,26 +315,24 @@ def test_a_chain_of_three_hosts_survives_random_kills(tmp_path: Path, sshd: Sshd
     rng = random.Random(6)
     contents = {f"{number:04}": noise(rng.randrange(5000), str(number)) for number in range(1000)}
     chain = Chain(tmp_path, sshd, proftpd)
-    for name, data in contents.items():
-        chain.a.joinpath(name).write_bytes(data)
     running = {name: chain.start(name) for name in ("a", "b")}
-    deadline = time.monotonic() + DEADLINE
-    kills = 0
     try:
+        for kill in range(KILLS):
+            for name in islice(contents, kill, None, KILLS):  # so much at a time that there is work at each
+                chain.put(name, contents[name])
+            time.sleep(rng.uniform(0.4, 0.9))  # no condition: the moment is what is tried
+            name = rng.choice("ab")
+            running[name].kill()
+            running[name].wait()
+            running[name] = chain.start(name)
+        deadline = time.monotonic() + DEADLINE
         while not chain.is_done(contents):
             assert time.monotonic() < deadline, chain.state()
-            time.sleep(rng.uniform(0.4, 0.9))
-            if kills < 8:
-                kills += 1
-                name = rng.choice("ab")
-                running[name].kill()
-                running[name].wait()
-                running[name] = chain.start(name)
+            time.sleep(0.1)
     finally:
         for process in running.values():
             process.terminate()
             process.wait()
-    assert kills == 8
     assert files(chain.c) == contents
     chain.check_nothing_left()
 
@@ -375,6 +374,12 @@ class Chain:
         file.touch(mode=0o600)
         lines = [f"[{title}]\n" + "\n".join(map(" = ".join, options.items())) for title, options in every.items()]
         file.write_text("\n".join(lines))
+
+    def put(self, name: str, data: bytes) -> None:
+        """Have a file appear at A, complete, as programs should that fill a spool."""
+        draft = self.a / f".{name}"
+        draft.write_bytes(data)
+        draft.rename(self.a / name)
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
         with (self.top / f"{name}.log").open("ab") as log:
