@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from mistamover.testing.needs import find
 from mistamover.testing.rig import files, noise, write
 from tests import ftpd, rsyncd
 from tests.conftest import StartSshd
@@ -22,7 +23,7 @@ from tests.sshd import Account
 from tests.transports.sftp_contract import options as to_sshd
 from tests.transports.test_rsync import to_daemon
 
-pytestmark = pytest.mark.needs("root", "sshd", "useradd", "rsync", "setpriv", "proftpd", "openssl")
+pytestmark = pytest.mark.needs("root", "sshd", "useradd", "rsync", "setpriv", "proftpd", "openssl", "strace")
 PROTOCOLS = ("sftp", "rsync_native", "ftp", "ftps")
 WRONG = "canary-of-a-wrong-password-77e1"
 
@@ -97,6 +98,15 @@ class Looking:
         self._thread.join()
 
 
+def traced(begun: Path) -> Sequence[str | bytes | Path]:
+    """A command's beginning that writes down each program it begins, with all arguments and the whole environment.
+
+    Looking at processes alone would miss those that end at once.
+    """
+    whole = str(1 << 20)
+    return [find("strace") or "strace", "-f", "-qq", "-v", "-s", whole, "-e", "trace=execve", "-o", begun]
+
+
 Run = Callable[[str], Result]
 
 
@@ -124,14 +134,17 @@ def run(far: Far, tmp_path: Path) -> Run:
         }
         lines = [f"[{title}]\n" + "\n".join(map(" = ".join, one.items())) for title, one in sections.items()]
         stream.write_text("\n".join(lines))
-        arguments = command("run", "--once", "--debug", "--verbose", stream)
+        begun = tmp_path / "server/begun"
+        arguments = [*traced(begun), *command("run", "--once", "--debug", "--verbose", stream)]
         surroundings = {**environment(tmp_path), "TMPDIR": f"{tmp_path}/temporary"}
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=surroundings)
         looking = Looking(process, password)
         result = ended(process)
         looking.end()
         assert looking.found == []
-        assert len(looking.seen) > (far.protocol == "rsync_native")
+        assert looking.seen
+        assert (b"rsync" in begun.read_bytes()) == (far.protocol == "rsync_native")
+        assert password.encode() not in begun.read_bytes()
         assert password not in result.out + result.err
         ours = (path for path in tmp_path.rglob("*") if tmp_path / "server" not in path.parents)
         assert [path for path in ours if path.is_file() and password.encode() in path.read_bytes()] == [stream]
