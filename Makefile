@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format docs bench clean
+.PHONY: help venv demo test faults lint format docs bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -20,6 +20,10 @@ demo: $(VENV)/.run ## move a small spool, verified, and show the record
 test: $(VENV)/.dev ## run all tests, with real servers (ARGS="-k sftp")
 	@tests/servers.sh
 	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
+
+faults: $(VENV)/.dev ## try to lose a file: all tests of faults, also the long ones
+	@tests/servers.sh
+	@$(BIN)/python -m pytest -n 3 --dist worksteal -m 'campaign or not campaign' tests/faults $(ARGS)
 
 lint: $(VENV)/.dev ## check style and types
 	@$(BIN)/ruff check .
