@@ -55,6 +55,7 @@ FLOORS = {
     "transports.far_space": 2.3,
     "transports.sftp_client": 2.3,
     "transports.ranges": 2.35,
+    "transports.read_back": 2.35,
     "transports.parents": 2.3,
     "transports.ftp_digests": 2.3,
     "transports.ftp_client": 2.35,

@@ -184,8 +184,6 @@ class RangedFile:
             if wire.is_ok(kind, body):
                 one.unconfirmed -= length
             else:
-                refused = wire.refusal(kind, body)
-                said = refused.message if refused else f"an unexpected answer of type {kind}"
-                self._fail(NotTaken(f"the target could not write it: {said}"))
+                self._fail(NotTaken(f"the target could not write it: {wire.said(kind, body)}"))
 
         return then

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import AbstractContextManager
 from typing import Self, TypeVar
 
-from mistamover import digest, disk
+from mistamover import disk
 from mistamover.disk import Space
 from mistamover.errors import (
     MistamoverError,
@@ -43,6 +43,7 @@ from mistamover.transports.contract import (
 )
 from mistamover.transports.far_shell import SLOWEST_DISK, FarShell
 from mistamover.transports.parents import Stands, directory, make_parents, parents, within_directories
+from mistamover.transports.read_back import read_back
 from mistamover.transports.sftp_client import Packet, SftpClient, Status, string
 from mistamover.unit import OWN_NAME, Directory, Outcome, Unit, batches
 
@@ -50,7 +51,6 @@ AHEAD = 128
 FAR_AHEAD = 512
 AHEAD_BYTES = 4 * 2**20
 """Files (more on a long line), and their bytes, whose staged names are opened while earlier ones are written."""
-READS_AHEAD = 32
 SYNCED_TOGETHER = 32
 MOST_LISTED = 100_000
 """Names in the staging directory, or answers that hold none: far more than we ever leave there."""
@@ -84,11 +84,11 @@ class _Upload:
             self.handle = body
         else:
             # The name is ours and so is the directory: whatever is wrong, it is not this unit.
-            self.error = TargetDown(f"cannot write in the staging directory: {_said(kind, body)}")
+            self.error = TargetDown(f"cannot write in the staging directory: {wire.said(kind, body)}")
 
     def answered(self, kind: int, body: bytes) -> None:
         if not wire.is_ok(kind, body) and self.error is None:
-            self.error = NotTaken(f"the target could not write it: {_said(kind, body)}")
+            self.error = NotTaken(f"the target could not write it: {wire.said(kind, body)}")
 
     def closed(self, kind: int, body: bytes) -> None:
         self.answered(kind, body)
@@ -101,58 +101,6 @@ class _Upload:
         # Some servers let nobody set times. That loses no byte.
         if refused and refused.code not in (Status.PERMISSION_DENIED, Status.OP_UNSUPPORTED):
             self.answered(kind, body)
-
-
-class _Download:
-    """One file that is being read back: hashed in order, with several READs in flight."""
-
-    __slots__ = ("_hasher", "_parts", "asked", "at_end", "error", "handle", "hashed", "path", "reads", "size")
-
-    def __init__(self, path: bytes, size: int, hasher: digest.Hasher) -> None:
-        self.path = path
-        self.size = size
-        self.handle = b""
-        self.error: UnitError | None = None
-        self.asked = self.hashed = self.reads = 0
-        self.at_end = False
-        self._parts: dict[int, bytes] = {}
-        self._hasher = hasher
-
-    @property
-    def is_hungry(self) -> bool:
-        """Whether another READ is wanted; the last one, at the expected end, has to find nothing."""
-        return bool(self.handle) and not self.at_end and not self.error and self.asked <= self.size
-
-    @property
-    def is_done(self) -> bool:
-        return bool(self.error or self.at_end or self.hashed > self.size) and not self.reads
-
-    def opened(self, kind: int, body: bytes) -> None:
-        if kind == Packet.HANDLE:
-            self.handle = body
-        else:
-            self.error = NotVerified(f"cannot be read back: {_said(kind, body)}")
-
-    def got(self, offset: int, kind: int, body: bytes) -> None:
-        self.reads -= 1
-        if kind == Packet.DATA and len(body) > 4:
-            self._parts[offset] = body[4:]
-            self._hash()
-        elif (refused := wire.refusal(kind, body)) and refused.code == Status.EOF:
-            self.at_end = True
-        else:
-            self.error = NotVerified(f"cannot be read back: {_said(kind, body)}")
-
-    def _hash(self) -> None:
-        while (part := self._parts.pop(self.hashed, None)) is not None:
-            self._hasher.update(part)
-            self.hashed += len(part)
-
-    def judge(self, unit: Unit) -> Outcome:
-        error = self.error
-        if error is None and (self.hashed != unit.size or self._hasher.hexdigest() != unit.digest):
-            error = NotVerified("what was read back is not what was sent")
-        return Outcome(unit, error) if error else Outcome(unit._replace(proof=Proof.READBACK.value))
 
 
 class Sftp(Transport):
@@ -229,10 +177,12 @@ class Sftp(Transport):
                 )
         self._refuse_the_spool()
 
-    def _post_directories(self, paths: Iterable[str], then: Callable[[str], wire.Then] = lambda _: _ignore) -> None:
+    def _post_directories(
+        self, paths: Iterable[str], then: Callable[[str], wire.Then] = lambda _: wire.ignore
+    ) -> None:
         """Ask for directories, parents first; whether they are there is to be looked at."""
         for path in paths:
-            self._client.post(Packet.MKDIR, _path(path) + _no_attributes, then(path))
+            self._client.post(Packet.MKDIR, _path(path) + wire.NO_ATTRIBUTES, then(path))
 
     def _note_made(self, path: str) -> wire.Then:
         return lambda kind, body: self.made.append(path) if wire.is_ok(kind, body) else None
@@ -240,7 +190,7 @@ class Sftp(Transport):
     def remove_made(self) -> None:
         """Remove the staging place by RMDIR."""
         for path in reversed(self.made):
-            self._client.post(Packet.RMDIR, _path(path), _ignore)
+            self._client.post(Packet.RMDIR, _path(path), wire.ignore)
         if self.made:
             self._client.settle()
 
@@ -251,13 +201,13 @@ class Sftp(Transport):
         opened = self._client.call(OPEN, path + _write_new + bytes(4))
         if opened.kind != HANDLE:
             raise TargetRefused(
-                f"{self.settings.outgoing.target_host}:{self.staging}: cannot be written in: {_said(*opened)}; "
+                f"{self.settings.outgoing.target_host}:{self.staging}: cannot be written in: {wire.said(*opened)}; "
                 "give the account the right to, or look whether the disk is full"
             )
         own = self.settings.data_stream.directory / OWN_NAME
         is_here = os.path.lexists(own / self.settings.name / marker)
-        self._client.post(CLOSE, opened.body, _ignore)
-        self._client.post(Packet.REMOVE, path, _ignore)
+        self._client.post(CLOSE, opened.body, wire.ignore)
+        self._client.post(Packet.REMOVE, path, wire.ignore)
         if is_here:
             self._client.settle()
             raise TargetRefused(
@@ -274,7 +224,7 @@ class Sftp(Transport):
         if refused is not None and refused.code == Status.NO_SUCH_FILE:
             return None
         error = TargetRefused if refused and refused.code == Status.PERMISSION_DENIED else TargetDown
-        raise error(f"{self.settings.outgoing.target_host}:{path}: {_said(*reply)}")
+        raise error(f"{self.settings.outgoing.target_host}:{path}: {wire.said(*reply)}")
 
     @property
     def capabilities(self) -> Capabilities:
@@ -300,14 +250,14 @@ class Sftp(Transport):
             if _is_directory(found):
                 self._remove_tree(f"{self.staging}/{os.fsdecode(name)}")
             else:
-                self._client.post(Packet.REMOVE, string(self._staging + name), _ignore)
+                self._client.post(Packet.REMOVE, string(self._staging + name), wire.ignore)
         self._client.settle()
         return len(ours)
 
     def _names(self, directory: str, most: int = MOST_LISTED) -> list[bytes]:
         opened = self._client.call(Packet.OPENDIR, _path(directory))
         if opened.kind != Packet.HANDLE:
-            raise TargetDown(f"{directory}: cannot be listed: {_said(*opened)}")
+            raise TargetDown(f"{directory}: cannot be listed: {wire.said(*opened)}")
         found: list[bytes] = []
         listed = 0
         while (reply := self._client.call(Packet.READDIR, opened.body)).kind == Packet.NAME:
@@ -316,7 +266,7 @@ class Sftp(Transport):
             if listed > most:
                 raise endless_listing(f"{self.settings.outgoing.target_host}:{directory}")
             found += filter(is_file_name, names)
-        self._client.post(Packet.CLOSE, opened.body, _ignore)
+        self._client.post(Packet.CLOSE, opened.body, wire.ignore)
         return found
 
     # -- send ----------------------------------------------------------------------------------------------
@@ -389,7 +339,7 @@ class Sftp(Transport):
         if kind == HANDLE:
             upload.opened(kind, body)
         else:
-            self._client.post(Packet.REMOVE, self._staged(upload.unit), _ignore)
+            self._client.post(Packet.REMOVE, self._staged(upload.unit), wire.ignore)
             self._client.post(OPEN, self._opening(upload), upload.opened)
 
     def _fill(self, upload: _Upload) -> _Upload:
@@ -527,52 +477,7 @@ class Sftp(Transport):
         return self._download([(unit, self._staging + unit.staged.encode()) for unit in units])
 
     def _download(self, wanted: Iterable[tuple[Unit, bytes]]) -> Iterator[Outcome]:
-        """Read files, several at once, and compare their digests with those of the units."""
-        waiting = deque(wanted)
-        active: deque[tuple[Unit, _Download]] = deque()
-        while waiting or active:
-            while waiting and len(active) < READS_AHEAD:
-                unit, path = waiting.popleft()
-                active.append((unit, self._start_download(path, unit.size)))
-            self._feed([download for _, download in active])
-            while active and active[0][1].is_done:
-                unit, download = active.popleft()
-                if download.handle:
-                    self._client.post(Packet.CLOSE, download.handle, _ignore)
-                yield download.judge(unit)
-            if active and self._client.outstanding:
-                self._client.receive()
-        self._client.settle()
-
-    def _start_download(self, path: bytes, size: int) -> _Download:
-        download = _Download(path, size, digest.ALGORITHMS[self.settings.outgoing.checksum]())
-        self._client.post(
-            Packet.OPEN, string(path) + wire.READ.to_bytes(4, "big") + _no_attributes, download.opened
-        )
-        return download
-
-    def _feed(self, downloads: Iterable[_Download]) -> None:
-        """Keep enough READs in flight, those of the first file first."""
-        length = self._client.read_length
-        reads = self._client.outstanding
-        for download in downloads:
-            while reads < READS_AHEAD and download.is_hungry:
-                self._read_more(download, length)
-                reads += 1
-
-    def _read_more(self, download: _Download, length: int) -> None:
-        offset, asked = download.asked, min(length, max(download.size - download.asked, 1))
-        download.asked += asked
-        download.reads += 1
-
-        def got(kind: int, body: bytes) -> None:
-            download.got(offset, kind, body)
-            short = asked - (len(body) - 4)
-            if kind == Packet.DATA and short > 0 and offset + asked <= download.size:
-                download.asked = min(download.asked, offset + len(body) - 4)
-
-        read = download.handle + offset.to_bytes(8, "big") + asked.to_bytes(4, "big")
-        self._client.post(Packet.READ, read, got)
+        return read_back(self._client, wanted, self.settings.outgoing.checksum)
 
     def _compare_sizes(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         for unit, found in self._look([(unit, self._staged(unit)) for unit in units]):
@@ -657,7 +562,7 @@ class Sftp(Transport):
             return then
 
         for path in directories:
-            self._client.post(Packet.MKDIR, _path(f"{self.target}/{path}") + _no_attributes, take(path))
+            self._client.post(Packet.MKDIR, _path(f"{self.target}/{path}") + wire.NO_ATTRIBUTES, take(path))
         self._client.settle()
         return refused
 
@@ -683,7 +588,7 @@ class Sftp(Transport):
 
         for path in paths:
             full = f"{self.target}/{path}" if path else self.target
-            self._client.post(Packet.OPEN, _path(full) + wire.READ.to_bytes(4, "big") + _no_attributes, opened)
+            self._client.post(Packet.OPEN, _path(full) + wire.READ.to_bytes(4, "big") + wire.NO_ATTRIBUTES, opened)
         self._client.settle()
         failed: list[str] = []
 
@@ -696,7 +601,7 @@ class Sftp(Transport):
         for handle in handles:
             self._client.write(
                 self._client.extended("fsync@openssh.com", handle, synced),
-                self._client.packet(Packet.CLOSE, handle, _ignore),
+                self._client.packet(Packet.CLOSE, handle, wire.ignore),
             )
         self._client.settle()
         if failed:
@@ -725,7 +630,7 @@ class Sftp(Transport):
     def discard(self, units: Iterable[Unit]) -> None:
         """Remove what is staged."""
         for unit in units:
-            self._client.post(Packet.REMOVE, self._staged(unit), _ignore)
+            self._client.post(Packet.REMOVE, self._staged(unit), wire.ignore)
         self._client.settle()
 
     # -- whole directories ---------------------------------------------------------------------------------
@@ -768,7 +673,7 @@ class Sftp(Transport):
         for path, folder in reversed(list(zip(paths, tree.folders, strict=True))):
             mtime = _seconds(folder.mtime_ns).to_bytes(4, "big")
             self._client.post(
-                Packet.SETSTAT, _path(f"{self.target}/{path}") + b"\0\0\0\x08" + mtime + mtime, _ignore
+                Packet.SETSTAT, _path(f"{self.target}/{path}") + b"\0\0\0\x08" + mtime + mtime, wire.ignore
             )
         self._client.settle()
         self._sync(paths)
@@ -808,9 +713,9 @@ class Sftp(Transport):
             if path.endswith("/"):
                 directories.append(f"{top}/{path}".rstrip("/"))
             else:
-                self._client.post(Packet.REMOVE, _path(f"{top}/{path}"), _ignore)
+                self._client.post(Packet.REMOVE, _path(f"{top}/{path}"), wire.ignore)
         for path in reversed(directories):
-            self._client.post(Packet.RMDIR, _path(path), _ignore)
+            self._client.post(Packet.RMDIR, _path(path), wire.ignore)
         self._client.settle()
 
     # -- notes ---------------------------------------------------------------------------------------------
@@ -831,7 +736,7 @@ class Sftp(Transport):
         def judged(name: str) -> wire.Then:
             def then(kind: int, body: bytes) -> None:
                 if not wire.is_ok(kind, body):
-                    refused.setdefault(name, NotTaken(f"the target could not take {name}: {_said(kind, body)}"))
+                    refused.setdefault(name, NotTaken(f"the target could not take {name}: {wire.said(kind, body)}"))
 
             return then
 
@@ -849,12 +754,12 @@ class Sftp(Transport):
                 packet = self._client.extended("posix-rename@openssh.com", drafts[name] + final, judged(name))
                 self._client.write(packet)
             else:
-                self._client.post(Packet.REMOVE, final, _ignore)
+                self._client.post(Packet.REMOVE, final, wire.ignore)
                 self._client.post(Packet.RENAME, drafts[name] + final, judged(name))
         self._client.settle()
 
     def _open_notes(
-        self, paths: Mapping[str, bytes], flags: int, judged: Callable[[str], wire.Then] = lambda _: _ignore
+        self, paths: Mapping[str, bytes], flags: int, judged: Callable[[str], wire.Then] = lambda _: wire.ignore
     ) -> dict[str, bytes]:
         """The handles of those that can be opened; the answers of the others go to ``judged``."""
         handles: dict[str, bytes] = {}
@@ -869,7 +774,7 @@ class Sftp(Transport):
             return then
 
         for name, path in paths.items():
-            self._client.post(OPEN, path + flags.to_bytes(4, "big") + _no_attributes, opened(name))
+            self._client.post(OPEN, path + flags.to_bytes(4, "big") + wire.NO_ATTRIBUTES, opened(name))
         self._client.settle()
         return handles
 
@@ -896,7 +801,7 @@ class Sftp(Transport):
         handles = self._open_notes({name: _path(f"{self.target}/{name}") for name in names}, wire.READ)
         for name, handle in handles.items():
             self._client.post(Packet.READ, handle + bytes(8) + (LARGEST + 1).to_bytes(4, "big"), read(name))
-            self._client.post(CLOSE, handle, _ignore)
+            self._client.post(CLOSE, handle, wire.ignore)
         self._client.settle()
         return fetched
 
@@ -915,10 +820,12 @@ class Sftp(Transport):
         """Stage and rename a file of our own: the one way to know whether that works."""
         name = f"{self.tag}check"
         staged, final = f"{self.staging}/{name}", f"{self.target}/.{OWN_NAME[1:]}-{name}"
-        opened = self._client.call(Packet.OPEN, _path(staged) + wire.WRITE_NEW.to_bytes(4, "big") + _no_attributes)
+        opened = self._client.call(
+            Packet.OPEN, _path(staged) + wire.WRITE_NEW.to_bytes(4, "big") + wire.NO_ATTRIBUTES
+        )
         if opened.kind != Packet.HANDLE:
             yield Finding(
-                Level.FAIL, f"{self.staging} is not writable: {_said(*opened)}", "give the account rights"
+                Level.FAIL, f"{self.staging} is not writable: {wire.said(*opened)}", "give the account rights"
             )
             return
         self._client.call(Packet.CLOSE, opened.body)
@@ -947,7 +854,6 @@ def _usable(verify: str) -> tuple[str, ...]:
     return (Proof.DIGEST.value, Proof.READBACK.value) if verify == "auto" else (verify,)
 
 
-_no_attributes = bytes(4)
 _write_new = wire.WRITE_EXCLUSIVE.to_bytes(4, "big") + b"\0\0\0\x04"
 """Flags of an OPEN, with attributes that give the permissions."""
 # Looked up once: members of an enumeration are slow to reach, and these are needed for every small file.
@@ -958,15 +864,6 @@ CLOSE, FSETSTAT, HANDLE, OPEN, WRITE = (
 
 def _path(path: str) -> bytes:
     return string(os.fsencode(path))
-
-
-def _ignore(_kind: int, _body: bytes) -> None:
-    """Takes a reply that changes nothing."""
-
-
-def _said(kind: int, body: bytes) -> str:
-    refused = wire.refusal(kind, body)
-    return refused.message if refused else f"an unexpected answer of type {kind}"
 
 
 def _seconds(mtime_ns: int) -> int:

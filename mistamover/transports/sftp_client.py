@@ -113,6 +113,8 @@ WRITE_NEW = 0x02 | 0x08 | 0x10
 WRITE_EXCLUSIVE = 0x02 | 0x08 | 0x20
 """Write, create, fail where anything is."""
 
+NO_ATTRIBUTES = bytes(4)
+
 
 def string(value: bytes) -> bytes:
     """A string of the protocol: its length, its bytes."""
@@ -136,6 +138,16 @@ def refusal(kind: int, body: bytes) -> Refusal | None:
     length = int.from_bytes(body[4:8], "big")
     text = body[8 : 8 + length].decode("utf-8", "replace").strip()
     return Refusal(code, text or f"status {code}")
+
+
+def said(kind: int, body: bytes) -> str:
+    """What a reply says that is not the one hoped for."""
+    refused = refusal(kind, body)
+    return refused.message if refused else f"an unexpected answer of type {kind}"
+
+
+def ignore(_kind: int, _body: bytes) -> None:
+    """Takes a reply that changes nothing."""
 
 
 def attributes(body: bytes, at: int = 0) -> tuple[Attributes, int]:
