@@ -1,8 +1,12 @@
-"""One large file over several connections at once, where the line is long.
+"""One large file in ranges: over several connections where the line is long, and resumed after an interruption.
 
 An SSH connection carries at most one window (2 MiB in OpenSSH, ``channels.h``) in each round trip, however wide the
 line is. The ranges of a file go to whichever connection is free; what was not confirmed to one that broke
 is carried by the others. That the parts make the whole is proven like that of any file: by its digest.
+
+Until it is whole, the file lies at the target under a name that says of which version of the source it is, and
+beside it are notes of the ranges that arrived. So a later try sends only what is missing. A dead session may still
+write what it was asked to: those are bytes of the same version, or a note that is true.
 """
 
 from __future__ import annotations
@@ -10,24 +14,68 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from hashlib import sha256
+from typing import NamedTuple, Self
 
 from mistamover.errors import MistamoverError, NotTaken, SourceMoved, TargetDown, UnitError
 from mistamover.spool import Source
 from mistamover.transports import sftp_client as wire
 from mistamover.transports import ssh
 from mistamover.transports.sftp_client import Packet, SftpClient, string
+from mistamover.unit import Unit
 
 LONG = 0.01
 """Seconds of a round trip from which on a line counts as long."""
 RANGED = 2**25
 """Bytes from which on a file is worth more than one connection."""
+RESUMED = 2**32
+"""The same on a short line, where one connection is enough, but not for sending all of it twice."""
 RANGE = 2**23
+ON_THE_WAY = 2**22
+"""Bytes over one connection that are not confirmed: two windows, so that one is always full."""
 
-_WRITE_EXISTING = 0x02.to_bytes(4, "big") + bytes(4)
-"""Flags of an OPEN that neither creates nor truncates, and no attributes."""
+_OPEN_OR_CREATE = (wire.READ | wire.WRITE | wire.CREATE).to_bytes(4, "big") + b"\0\0\0\x04"
+"""Flags of an OPEN that does not truncate, with attributes that give the permissions."""
+_SWEPT = b"~"
+"""What the names of an unfinished file that a sweep has spared end with."""
+_HERE = b"\1"
+
+
+class Part(NamedTuple):
+    """The paths of an unfinished file."""
+
+    notes: bytes
+    """One byte for each range, which is not zero when that has arrived."""
+    file: bytes
+
+    @classmethod
+    def of(cls, unit: Unit, begin: bytes) -> Self:
+        """Of this very version of the unit; ``begin`` is the staging directory and the stream's tag."""
+        version = sha256(f"{unit.path!r} {unit.identity!r} {RANGE}".encode()).hexdigest()[:32].encode()
+        return cls(begin + b"notes-" + version, begin + b"part-" + version)
+
+    @classmethod
+    def is_one(cls, name: bytes, tag: bytes) -> bool:
+        """Whether this is the name of an unfinished file, or of its notes."""
+        return name.startswith((tag + b"notes-", tag + b"part-"))
+
+
+def sweep(client: SftpClient, staging: bytes, names: Iterable[bytes]) -> None:
+    """Have those that the sweep before has spared removed, and spare the others for the passes until the next."""
+    for name in sorted(names, key=lambda name: not name.endswith(_SWEPT)):
+        path = staging + name
+        if name.endswith(_SWEPT):
+            client.post(Packet.REMOVE, string(path), wire.ignore)
+        else:
+            client.write(client.renaming(path, path + _SWEPT, wire.ignore))
+
+
+class _Handles(NamedTuple):
+    notes: bytes
+    file: bytes
 
 
 class Siblings:
@@ -70,37 +118,100 @@ class Siblings:
 class _Range:
     """A part of the file, and how many of its bytes the server has not confirmed."""
 
-    def __init__(self, begin: int, end: int) -> None:
-        self.begin = begin
-        self.end = end
-        self.unconfirmed = end - begin
+    def __init__(self, number: int, size: int) -> None:
+        self.number = number
+        self.begin = number * RANGE
+        self.end = min(self.begin + RANGE, size)
+        self.unconfirmed = self.end - self.begin
 
 
 class RangedFile:
     """One file on its way in ranges."""
 
-    def __init__(self, source: Source, path: bytes, tick: Callable[[int], None]) -> None:
+    def __init__(self, source: Source, part: Part, tick: Callable[[int], None]) -> None:
         self._source = source
-        self._path = path
+        self._part = part
         self._tick = tick
-        size = source.unit.size
-        self._waiting = deque(_Range(begin, min(begin + RANGE, size)) for begin in range(0, size, RANGE))
+        self._size = source.unit.size
+        self._handles = _Handles(b"", b"")
+        self._waiting: deque[_Range] = deque()
         self._stopped = threading.Event()
-        self.error: UnitError | None = None
-        """What is wrong with the unit, or with the target's way of taking it."""
+        self._error: UnitError | None = None
 
-    def send(self, client: SftpClient, handle: bytes, siblings: Siblings) -> None:
-        """Send all ranges, the first connection's thread among those that do; hashes the source meanwhile.
+    # -- beginning and end -------------------------------------------------------------------------------
 
-        Raises ``TargetDown`` where the first connection breaks.
+    def open(self, client: SftpClient) -> bytes:
+        """Open what an earlier try of this version has left, or begin anew; gives the handle of the file.
+
+        Raises ``TargetDown`` where neither can be done.
         """
-        with ThreadPoolExecutor(1 + len(siblings), "range") as threads:
-            first = threads.submit(self._carry, client, handle)
-            others = [threads.submit(self._carry_by, siblings, number) for number in range(len(siblings))]
+        for path in self._part:
+            client.write(client.renaming(path + _SWEPT, path, wire.ignore))
+        try:
+            self._handles = self._opened(client)
+        except TargetDown:  # it may be one that cannot be opened again
+            for path in self._part:
+                client.post(Packet.REMOVE, string(path), wire.ignore)
+            self._handles = self._opened(client)
+        have = self._noted(client)
+        numbers = range(-(-self._size // RANGE))
+        self._waiting.extend(_Range(number, self._size) for number in numbers if number not in have)
+        return self._handles.file
+
+    def _opened(self, client: SftpClient) -> _Handles:
+        replies: list[wire.Reply] = []
+        mode = (self._source.mode | 0o600).to_bytes(4, "big")
+        for path in self._part:
+            client.post(
+                Packet.OPEN,
+                string(path) + _OPEN_OR_CREATE + mode,
+                lambda kind, body: replies.append(wire.Reply(kind, body)),
+            )
+        client.settle()
+        for reply in replies:
+            if reply.kind != Packet.HANDLE:
+                raise TargetDown(f"cannot write in the staging directory: {wire.said(*reply)}")
+        return _Handles(*(reply.body for reply in replies))
+
+    def _noted(self, client: SftpClient) -> set[int]:
+        """The numbers of the ranges that have arrived: of the first 256 GiB, where the server reads the least."""
+        length = client.read_length.to_bytes(4, "big")
+        reply = client.call(Packet.READ, self._handles.notes + bytes(8) + length)
+        notes = reply.body[4:] if reply.kind == Packet.DATA else b""
+        return {number for number, note in enumerate(notes) if note}
+
+    def give_name(self, client: SftpClient, path: bytes, then: wire.Then) -> None:
+        """All has arrived, and the file is closed. Without its notes first: they must not outlive it."""
+        client.post(Packet.CLOSE, self._handles.notes, wire.ignore)
+        client.post(Packet.REMOVE, string(self._part.notes), wire.ignore)
+        client.write(client.renaming(self._part.file, path, then))
+
+    def leave(self, client: SftpClient, then: wire.Then, *, resumable: bool) -> None:
+        """It is not to be whole now, and perhaps never."""
+        client.post(Packet.CLOSE, self._handles.notes, wire.ignore)
+        if not resumable:
+            for path in self._part:
+                client.post(Packet.REMOVE, string(path), wire.ignore)
+        client.post(Packet.CLOSE, self._handles.file, then)
+
+    # -- the ranges --------------------------------------------------------------------------------------
+
+    def send(self, client: SftpClient, siblings: Siblings | None) -> None:
+        """Send what is missing, the first connection's thread among those that do; hashes the source meanwhile.
+
+        Raises ``UnitError`` where that is the unit's fault, or the target does not take it, and ``TargetDown``
+        where the first connection breaks.
+        """
+        others = range(len(siblings)) if siblings else ()
+        with ThreadPoolExecutor(1 + len(others), "range") as threads:
+            carrying = [threads.submit(self._carry, client, self._handles)]
+            carrying += [threads.submit(self._carry_by, siblings, number) for number in others if siblings]
             self._hash()
-        for one in (first, *others):
+        for one in carrying:
             one.result()  # a fault of our own is not to pass for bytes that arrived
-        self._carry(client, handle)  # what broken connections left
+        self._carry(client, self._handles)  # what broken connections left
+        if self._error:
+            raise self._error
 
     def _hash(self) -> None:
         """Read the source for its digest; the pages are in memory for those who send them."""
@@ -115,34 +226,30 @@ class RangedFile:
             raise
 
     def _fail(self, error: UnitError) -> None:
-        self.error = self.error or error
+        self._error = self._error or error
         self._stopped.set()
 
     def _carry_by(self, siblings: Siblings, number: int) -> None:
         """Carry ranges over another connection; where it breaks, give back what is not confirmed."""
         mine: list[_Range] = []
         try:
-            if (client := siblings.client(number)) is not None:
-                handle = self._opened(client)
-                self._carry(client, handle, mine)
-                client.call(Packet.CLOSE, handle)
+            if self._waiting and (client := siblings.client(number)) is not None:
+                handles = self._opened(client)
+                self._carry(client, handles, mine)
+                for handle in handles:
+                    client.post(Packet.CLOSE, handle, wire.ignore)
+                client.settle()
         except MistamoverError:  # the connections that we have will do
             siblings.lose(number)
-            self._waiting.extend(_Range(one.begin, one.end) for one in mine if one.unconfirmed)
+            self._waiting.extend(_Range(one.number, self._size) for one in mine if one.unconfirmed)
 
-    def _opened(self, client: SftpClient) -> bytes:
-        reply = client.call(Packet.OPEN, string(self._path) + _WRITE_EXISTING)
-        if reply.kind != Packet.HANDLE:
-            raise TargetDown("the staged file cannot be opened again")
-        return reply.body
-
-    def _carry(self, client: SftpClient, handle: bytes, mine: list[_Range] | None = None) -> None:
+    def _carry(self, client: SftpClient, handles: _Handles, mine: list[_Range] | None = None) -> None:
         """Send ranges until none waits; each is noted in ``mine``."""
         try:
             while (one := self._next()) is not None:
                 if mine is not None:
                     mine.append(one)
-                self._send(one, client, handle)
+                self._send(one, client, handles)
             client.settle()
         except UnitError as error:
             self._fail(error)
@@ -160,14 +267,15 @@ class RangedFile:
             return None if self._stopped.is_set() else self._waiting.popleft()
         return None
 
-    def _send(self, one: _Range, client: SftpClient, handle: bytes) -> None:
+    def _send(self, one: _Range, client: SftpClient, handles: _Handles) -> None:
         for begin in range(one.begin, one.end, client.write_length):
             if self._stopped.is_set():
                 return
             data = self._read(begin, min(client.write_length, one.end - begin))
-            write = handle + begin.to_bytes(8, "big") + len(data).to_bytes(4, "big")
-            packet = client.packet(Packet.WRITE, write, self._confirming(one, len(data)), len(data))
-            client.write_now(packet, memoryview(data))
+            write = handles.file + begin.to_bytes(8, "big") + len(data).to_bytes(4, "big")
+            confirming = self._confirming(one, len(data), client, handles)
+            client.write_now(client.packet(Packet.WRITE, write, confirming, len(data)), memoryview(data))
+            client.settle(ON_THE_WAY // client.write_length)
             self._tick(len(data))
 
     def _read(self, begin: int, length: int) -> bytes:
@@ -179,11 +287,14 @@ class RangedFile:
             raise SourceMoved("it shrank while it was read")
         return data
 
-    def _confirming(self, one: _Range, length: int) -> wire.Then:
+    def _confirming(self, one: _Range, length: int, client: SftpClient, handles: _Handles) -> wire.Then:
         def then(kind: int, body: bytes) -> None:
-            if wire.is_ok(kind, body):
-                one.unconfirmed -= length
-            else:
+            if not wire.is_ok(kind, body):
                 self._fail(NotTaken(f"the target could not write it: {wire.said(kind, body)}"))
+                return
+            one.unconfirmed -= length
+            if not one.unconfirmed:
+                note = handles.notes + one.number.to_bytes(8, "big") + string(_HERE)
+                client.write(client.packet(Packet.WRITE, note, wire.ignore))
 
         return then

@@ -18,6 +18,7 @@ from mistamover.errors import (
     MistamoverError,
     NotTaken,
     NotVerified,
+    Parked,
     TargetDown,
     TargetFull,
     TargetRefused,
@@ -77,7 +78,7 @@ class _Upload:
         self.handle = b""
         self.error: MistamoverError | None = None
         self.is_answered = False
-        """Whether its last request, the CLOSE, was answered, and thereby all others."""
+        """Whether its last request was answered, and thereby all others."""
 
     def opened(self, kind: int, body: bytes) -> None:
         if kind == HANDLE:
@@ -119,6 +120,7 @@ class Sftp(Transport):
         self._unsynced: set[str] = set()
         """Staged names that :meth:`verify` has to put on disk."""
         self._staging = os.fsencode(self.staging) + b"/"
+        self._begin = self._staging + self.tag.encode()
 
     # -- beginning and end -------------------------------------------------------------------------------
 
@@ -244,9 +246,12 @@ class Sftp(Transport):
         return found and disk.room(found)
 
     def sweep(self) -> int:
-        """Remove files of ours from the staging directory."""
+        """Remove files of ours from the staging directory; those that can be resumed are spared once."""
         ours = [name for name in self._names(self.staging) if name.startswith(self.tag.encode())]
-        for name, found in self._look([(name, string(self._staging + name)) for name in ours]):
+        unfinished = {name for name in ours if ranges.Part.is_one(name, self.tag.encode())}
+        ranges.sweep(self._client, self._staging, unfinished)
+        others = [name for name in ours if name not in unfinished]
+        for name, found in self._look([(name, string(self._staging + name)) for name in others]):
             if _is_directory(found):
                 self._remove_tree(f"{self.staging}/{os.fsdecode(name)}")
             else:
@@ -325,8 +330,12 @@ class Sftp(Transport):
                 upload.sent, upload.data = source.take()
             finally:
                 source.close()
-        self._client.post(OPEN, self._opening(upload), lambda kind, body: self._opened(upload, kind, body))
+        if not self._goes_in_ranges(unit):
+            self._client.post(OPEN, self._opening(upload), lambda kind, body: self._opened(upload, kind, body))
         return upload
+
+    def _goes_in_ranges(self, unit: Unit) -> bool:
+        return unit.size >= (ranges.RANGED if self._is_far else ranges.RESUMED)
 
     def _opening(self, upload: _Upload) -> bytes:
         return self._staged(upload.unit) + _write_new + upload.source.mode.to_bytes(4, "big")
@@ -344,6 +353,9 @@ class Sftp(Transport):
 
     def _fill(self, upload: _Upload) -> _Upload:
         try:
+            if self._goes_in_ranges(upload.unit):
+                self._write_ranges(upload)
+                return upload
             while not upload.handle and not upload.error:
                 self._client.receive()
             if upload.error:
@@ -368,32 +380,43 @@ class Sftp(Transport):
         """All that a small file needs, in one write."""
         write = upload.handle + bytes(8) + len(data).to_bytes(4, "big")
         packet = self._client.packet(WRITE, write, upload.answered, len(data))
-        self._client.write(packet, data, *self._finishing(upload))
+        self._client.write(packet, data, *self._finishing(upload, upload.closed))
         try:
             self.tick(len(data))
         except UnitError as error:
             upload.error = error
 
     def _write_large(self, upload: _Upload) -> None:
-        if self._is_far and upload.unit.size >= ranges.RANGED:
-            self._write_ranges(upload)
-        else:
-            self._write_in_order(upload)
+        self._write_in_order(upload)
         if upload.error:
             self._client.post(CLOSE, upload.handle, upload.closed)
             return
+        self._allow_for(upload)
+        self._client.write(*self._finishing(upload, upload.closed))
+
+    def _allow_for(self, upload: _Upload) -> None:
+        """It may take the server long to have it on disk."""
         self._client.allow(self.settings.sftp.stall_timeout + upload.unit.size / SLOWEST_DISK)
-        self._client.write(*self._finishing(upload))
 
     def _write_ranges(self, upload: _Upload) -> None:
-        path = self._staging + upload.unit.staged.encode()
-        ranged = ranges.RangedFile(upload.source, path, self.tick)
-        ranged.send(self._client, upload.handle, self._siblings)
+        """Bring what is missing of it; it gets its staged name when it is whole."""
+        client, unit = self._client, upload.unit
+        ranged = ranges.RangedFile(upload.source, ranges.Part.of(unit, self._begin), self.tick)
         try:
-            upload.error = ranged.error
+            upload.handle = ranged.open(client)
+        except TargetDown as error:
+            self._not_opened(upload, error)
+            return
+        try:
+            ranged.send(client, self._siblings if self._is_far else None)
             upload.sent = upload.source.finish()
         except UnitError as error:
             upload.error = error
+            ranged.leave(client, upload.closed, resumable=isinstance(error, Parked))
+            return
+        self._allow_for(upload)
+        client.write(*self._finishing(upload, upload.answered))
+        ranged.give_name(client, self._staging + unit.staged.encode(), upload.closed)
 
     def _write_in_order(self, upload: _Upload) -> None:
         offset = 0
@@ -411,8 +434,8 @@ class Sftp(Transport):
         except UnitError as error:
             upload.error = error
 
-    def _finishing(self, upload: _Upload) -> list[bytes]:
-        """Set its times, have it on disk, close it."""
+    def _finishing(self, upload: _Upload, then: wire.Then) -> list[bytes]:
+        """Set its times, have it on disk, close it; ``then`` takes the last reply."""
         client, handle = self._client, upload.handle
         mtime = _seconds(upload.unit.identity.mtime_ns).to_bytes(4, "big")
         mode = b""
@@ -422,7 +445,7 @@ class Sftp(Transport):
         packets = [client.packet(FSETSTAT, handle + flags + mode + mtime + mtime, upload.times_set)]
         if self._syncs_files:
             packets.append(client.extended("fsync@openssh.com", handle, upload.answered))
-        packets.append(client.packet(CLOSE, handle, upload.closed))
+        packets.append(client.packet(CLOSE, handle, then))
         return packets
 
     def _judge(self, upload: _Upload) -> Outcome:

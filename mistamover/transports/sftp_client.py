@@ -108,9 +108,11 @@ class Attributes(NamedTuple):
 
 
 READ = 0x01
-WRITE_NEW = 0x02 | 0x08 | 0x10
+WRITE = 0x02
+CREATE = 0x08
+WRITE_NEW = WRITE | CREATE | 0x10
 """Write, create, truncate."""
-WRITE_EXCLUSIVE = 0x02 | 0x08 | 0x20
+WRITE_EXCLUSIVE = WRITE | CREATE | 0x20
 """Write, create, fail where anything is."""
 
 NO_ATTRIBUTES = bytes(4)
@@ -252,6 +254,13 @@ class SftpClient:
     def extended(self, name: str, body: bytes, then: Then) -> bytes:
         """A packet of an extension."""
         return self.packet(Packet.EXTENDED, string(name.encode()) + body, then)
+
+    def renaming(self, path: bytes, new: bytes, then: Then) -> bytes:
+        """A packet that renames a file of ours, by rename(2) where the server offers that."""
+        names = string(path) + string(new)
+        if "posix-rename@openssh.com" in self.extensions:
+            return self.extended("posix-rename@openssh.com", names, then)
+        return self.packet(Packet.RENAME, names, then)
 
     def call(self, kind: int, body: bytes) -> Reply:
         """Send a request and wait for its reply."""
