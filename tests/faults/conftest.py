@@ -39,6 +39,17 @@ def either(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
     return Rig(tmp_path / "rig", request.getfixturevalue("sshd"), request.param)
 
 
+LONG = pytest.mark.campaign
+
+
+@pytest.fixture(params=["local", pytest.param("openssh", marks=LONG), pytest.param("rsync_ssh", marks=LONG)])
+def any_way(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
+    """The same where the way makes no difference, so that the others are tried where there is time."""
+    if request.param == "local":
+        return Rig(tmp_path / "rig")
+    return Rig(tmp_path / "rig", request.getfixturevalue("sshd"), request.param)
+
+
 @pytest.fixture(scope="session")
 def faulty_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyServer]:
     require("strace", *PROGRAMS)

@@ -14,6 +14,7 @@ from tests.faults.faulty_server import FaultyServer
 from tests.faults.oracle import Watcher
 from tests.faults.relay import Cut, Fault, Relay
 from tests.faults.rig import Options, Rig, Run, finished
+from tests.faults.test_kill import sweep
 from tests.sshd import Sshd, wait_for
 
 pytestmark = pytest.mark.needs("sshd", "ssh", "ssh-keygen")
@@ -47,20 +48,24 @@ def watched(rig: Rig) -> Run:
 # shortly before the end of it, where all that is missing is answers.
 CUTS = [
     Fault(Cut.RESET, there=20),
-    Fault(Cut.CLOSE, there=1800),
-    Fault(Cut.RESET, there=7000),
     Fault(Cut.CLOSE, there=1_000_000),
-    Fault(Cut.RESET, there=BIG + 20_000),
-    Fault(Cut.CLOSE, back=2500),
     Fault(Cut.RESET, back=9000),
-    Fault(Cut.STALL, there=1400),
     Fault(Cut.STALL, there=2100),
     Fault(Cut.STALL, there=1_000_000),
+]
+MORE_CUTS = [
+    Fault(Cut.CLOSE, there=1800),
+    Fault(Cut.RESET, there=7000),
+    Fault(Cut.RESET, there=BIG + 20_000),
+    Fault(Cut.CLOSE, back=2500),
+    Fault(Cut.STALL, there=1400),
     Fault(Cut.STALL, back=5500),
 ]
 
 
-@pytest.mark.parametrize("fault", CUTS, ids=str)
+@pytest.mark.parametrize(
+    "fault", [*CUTS, *(pytest.param(cut, marks=pytest.mark.campaign) for cut in MORE_CUTS)], ids=str
+)
 def test_it_is_cut_for_good(wired: Rig, relay: Relay, fault: Fault) -> None:
     wired.write(IMPATIENT)
     fill(wired)
@@ -122,11 +127,15 @@ def test_the_server_is_stopped_and_started_again(tmp_path: Path, start_sshd: Sta
 
 
 @pytest.mark.needs("strace")
-@pytest.mark.parametrize(("call", "step"), [("link", 3), ("unlink", 4), ("fsync", 6), ("lseek", 9)])
-def test_the_far_side_is_killed_at_each_step(tmp_path: Path, faulty: FaultyServer, call: str, step: int) -> None:
-    """SIGKILL of its sftp-server at the first such call, then one that comes later, until one survives."""
+@pytest.mark.parametrize(
+    ("call", "numbers"), sweep(("link", (2,)), ("unlink", (3,)), ("fsync", (4,)), ("lseek", (5,)))
+)
+def test_the_far_side_is_killed_at_each_step(
+    tmp_path: Path, faulty: FaultyServer, call: str, numbers: tuple[int, ...]
+) -> None:
+    """SIGKILL of its sftp-server at those of these numbers, or at the first such call, the second and so on."""
     kills = 0
-    for number in count(1, step):
+    for number in numbers or count(1):
         assert number < MANY, "no server survives"
         rig = Rig(tmp_path / str(number), faulty.sshd)
         rig.write(PATIENT)
@@ -134,6 +143,7 @@ def test_the_far_side_is_killed_at_each_step(tmp_path: Path, faulty: FaultyServe
         faulty.arm(call, f"signal=SIGKILL:when={number}", once=True)
         run = watched(rig)
         if "killed by SIGKILL" not in faulty.seen:
+            assert not numbers
             break
         kills += 1
         if run.code == 3:  # it was killed before anything was on its way

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from mistamover.testing.needs import require
 from tests.daemon import running
@@ -32,6 +33,8 @@ SPOOL = (".", ".mistamover")
 TRASH = (".mistamover/trash",)
 QUARANTINE = (*SPOOL, ".mistamover/quarantine", ".mistamover/quarantine/6", "a/b")
 MIRROR: Options = {"outgoing": {"transfer_mode": "mirror"}}
+EACH: tuple[int, ...] = ()
+"""Kill at each call, not only at those of some numbers."""
 
 
 def fill(rig: Rig) -> None:
@@ -67,23 +70,31 @@ def most_calls(log: Path) -> int:
     return max(Counter(calls).values(), default=0)
 
 
+def sweep(*cases: tuple[object, ...]) -> list[ParameterSet]:
+    """Each case as it is, its last value the calls at which to kill; and with all of them where there is time."""
+    every = [
+        pytest.param(*case[:-1], EACH, marks=[pytest.mark.campaign, pytest.mark.timeout(900)]) for case in cases
+    ]
+    return [*(pytest.param(*case) for case in cases), *every]
+
+
 def kill_everywhere(
     base: Path,
     call: str,
+    numbers: Sequence[int],
     prepare: Callable[[Rig], None] = fill,
     *,
     server: Server | None = None,
     connector: str = "openssh",
     places: tuple[str, ...] = (),
-    step: int = 1,
 ) -> list[Rig]:
-    """Kill a run at this system call, at its first one, its second and so on, until a run survives.
+    """Kill a run at this system call: at those of these numbers, or at its first one, its second and so on.
 
     Then let each be followed by another run. ``places``: only calls on these directories of the spool.
     """
     rigs: list[Rig] = []
     log = base / "strace.log"
-    for number in count(1, step):
+    for number in numbers or count(1):
         assert number < MANY, "no run survives"
         rig = Rig(base / str(number), server, connector)
         prepare(rig)
@@ -92,6 +103,7 @@ def kill_everywhere(
         run = rig.run(under=strace(call, f"signal=SIGKILL:when={number}", paths=paths, log=log))
         rig.oracle.check()
         if not was_killed(run):
+            assert not numbers, f"a run should have been killed and was not: {run.text}"
             assert number > most_calls(log), f"a run should have been killed and was not: {run.text}"
             break
     at_rest(server)
@@ -103,72 +115,74 @@ def kill_everywhere(
         else:
             assert run.code == 0, run.text
             rig.oracle.check_delivered()
-    killed = len(rigs) - 1
-    print(f"{call}: killed {killed} times")
-    assert killed, f"no run makes the call {call}"
+    assert numbers or len(rigs) > 1, f"no run makes the call {call}"
     return rigs
 
 
 # strace counts the calls of each thread by itself: those that only one thread makes are all hit. Where the main
 # thread and the lane both make it, those of the main thread are in the spool.
 @pytest.mark.parametrize(
-    ("call", "places"),
-    [
-        ("mkdirat", ()),
-        ("mkdirat", SPOOL),
-        ("fsync", ()),
-        ("fsync", SPOOL),
-        ("renameat2", ()),
-        ("renameat2", TRASH),
-        ("unlinkat", ()),
-        ("fdatasync", ()),
-        ("ftruncate", ()),
-    ],
+    ("call", "places", "numbers"),
+    sweep(
+        ("mkdirat", (), (5,)),
+        ("mkdirat", SPOOL, (2,)),
+        ("fsync", (), (6, 11)),
+        ("fsync", SPOOL, (1,)),
+        ("renameat2", (), (4,)),
+        ("renameat2", TRASH, (2,)),
+        ("unlinkat", (), (3,)),
+        ("fdatasync", (), (5, 9, 12)),
+        ("ftruncate", (), (2,)),
+    ),
 )
-def test_local(tmp_path: Path, call: str, places: tuple[str, ...]) -> None:
-    kill_everywhere(tmp_path, call, places=places)
+def test_local(tmp_path: Path, call: str, places: tuple[str, ...], numbers: tuple[int, ...]) -> None:
+    kill_everywhere(tmp_path, call, numbers, places=places)
 
 
-@pytest.mark.parametrize(("call", "step"), [("unlinkat", 1), ("fdatasync", 3)])
-def test_recovery_itself(tmp_path: Path, call: str, step: int) -> None:
-    kill_everywhere(tmp_path, call, twice_killed, step=step)
+@pytest.mark.parametrize(("call", "numbers"), sweep(("unlinkat", (1, 3)), ("fdatasync", (4,))))
+def test_recovery_itself(tmp_path: Path, call: str, numbers: tuple[int, ...]) -> None:
+    kill_everywhere(tmp_path, call, numbers, twice_killed)
 
 
 @pytest.mark.parametrize(
-    ("call", "places", "step"), [("mkdirat", SPOOL, 1), ("renameat2", QUARANTINE, 1), ("fdatasync", (), 3)]
+    ("call", "places", "numbers"),
+    sweep(("mkdirat", SPOOL, (4,)), ("renameat2", QUARANTINE, (3,)), ("fdatasync", (), (9, 14))),
 )
-def test_quarantine(tmp_path: Path, call: str, places: tuple[str, ...], step: int) -> None:
-    for rig in kill_everywhere(tmp_path, call, taken, places=places, step=step):
+def test_quarantine(tmp_path: Path, call: str, places: tuple[str, ...], numbers: tuple[int, ...]) -> None:
+    for rig in kill_everywhere(tmp_path, call, numbers, taken, places=places):
         assert rig.oracle.quarantined() == ["four"]
         reasons = [path.read_text() for path in (rig.spool / ".mistamover/quarantine").glob("*/.reason")]
         assert len(reasons) == 1
         assert "another file" in reasons[0]
 
 
-@pytest.mark.parametrize(("call", "step"), [("renameat", 2), ("fsync", 4), ("fdatasync", 3)])
-def test_mirror(tmp_path: Path, call: str, step: int) -> None:
-    kill_everywhere(tmp_path, call, second_version, step=step)
+@pytest.mark.parametrize(("call", "numbers"), sweep(("renameat", (3,)), ("fsync", (8,)), ("fdatasync", (3,))))
+def test_mirror(tmp_path: Path, call: str, numbers: tuple[int, ...]) -> None:
+    kill_everywhere(tmp_path, call, numbers, second_version)
 
 
 @pytest.mark.needs("sshd", "ssh", "ssh-keygen")
-@pytest.mark.parametrize(("call", "step"), [("writev", 3), ("renameat2", 2), ("unlinkat", 3), ("fdatasync", 4)])
-def test_sftp(tmp_path: Path, sshd: Sshd, call: str, step: int) -> None:
-    kill_everywhere(tmp_path, call, server=sshd, step=step)
+@pytest.mark.parametrize(
+    ("call", "numbers"),
+    sweep(("writev", (8, 19)), ("renameat2", (3,)), ("unlinkat", (4,)), ("fdatasync", (9,))),
+)
+def test_sftp(tmp_path: Path, sshd: Sshd, call: str, numbers: tuple[int, ...]) -> None:
+    kill_everywhere(tmp_path, call, numbers, server=sshd)
 
 
-RSYNC = [("symlink", 4), ("pidfd_open", 2), ("renameat2", 3)]
+RSYNC = sweep(("symlink", (4,)), ("pidfd_open", (3, 5)), ("renameat2", (3,)))
 
 
 @pytest.mark.needs("sshd", "ssh", "ssh-keygen", "rsync", "setpriv")
-@pytest.mark.parametrize(("call", "step"), RSYNC)
-def test_rsync_over_ssh(tmp_path: Path, sshd: Sshd, call: str, step: int) -> None:
-    kill_everywhere(tmp_path, call, server=sshd, connector="rsync_ssh", step=step)
+@pytest.mark.parametrize(("call", "numbers"), RSYNC)
+def test_rsync_over_ssh(tmp_path: Path, sshd: Sshd, call: str, numbers: tuple[int, ...]) -> None:
+    kill_everywhere(tmp_path, call, numbers, server=sshd, connector="rsync_ssh")
 
 
 @pytest.mark.needs("rsync", "setpriv")
-@pytest.mark.parametrize(("call", "step"), RSYNC)
-def test_rsync_to_a_daemon(tmp_path: Path, rsyncd: Rsyncd, call: str, step: int) -> None:
-    kill_everywhere(tmp_path, call, server=rsyncd, step=step)
+@pytest.mark.parametrize(("call", "numbers"), RSYNC)
+def test_rsync_to_a_daemon(tmp_path: Path, rsyncd: Rsyncd, call: str, numbers: tuple[int, ...]) -> None:
+    kill_everywhere(tmp_path, call, numbers, server=rsyncd)
 
 
 @pytest.fixture(scope="module")
@@ -180,11 +194,15 @@ def own_proftpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proftpd]:
 
 
 # Each command, and each piece of a file, leaves us by a sendto.
-@pytest.mark.parametrize(("call", "step"), [("sendto", 7), ("connect", 3), ("renameat2", 3), ("fdatasync", 4)])
-def test_ftp(tmp_path: Path, own_proftpd: Proftpd, call: str, step: int) -> None:
-    kill_everywhere(tmp_path, call, server=own_proftpd, step=step)
+@pytest.mark.parametrize(
+    ("call", "numbers"),
+    sweep(("sendto", (15, 29)), ("connect", (4,)), ("renameat2", (3,)), ("fdatasync", (9,))),
+)
+def test_ftp(tmp_path: Path, own_proftpd: Proftpd, call: str, numbers: tuple[int, ...]) -> None:
+    kill_everywhere(tmp_path, call, numbers, server=own_proftpd)
 
 
-def test_a_mirror_by_ftp(tmp_path: Path, own_proftpd: Proftpd) -> None:
+@pytest.mark.parametrize("numbers", sweep(((25,),)))
+def test_a_mirror_by_ftp(tmp_path: Path, own_proftpd: Proftpd, numbers: tuple[int, ...]) -> None:
     """A version takes another's place by one of the commands that are sent."""
-    kill_everywhere(tmp_path, "sendto", second_version, server=own_proftpd, step=8)
+    kill_everywhere(tmp_path, "sendto", numbers, second_version, server=own_proftpd)

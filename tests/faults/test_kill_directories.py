@@ -13,7 +13,7 @@ import pytest
 from mistamover.testing.rig import Tree, tree, write
 from tests.faults.oracle import OWN, LossError, Oracle
 from tests.faults.rig import Options, Rig, strace, was_killed
-from tests.faults.test_kill import kill_everywhere
+from tests.faults.test_kill import kill_everywhere, sweep
 from tests.rsyncd import Rsyncd
 from tests.sshd import Sshd
 
@@ -97,30 +97,39 @@ def by_rsync(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "step"),
-    [("mkdirat", 5), ("renameat2", 1), ("utimensat", 3), ("fsync", 7), ("unlinkat", 2), ("fdatasync", 4)],
+    ("call", "numbers"),
+    sweep(
+        ("mkdirat", (14,)),
+        ("renameat2", (2,)),
+        ("utimensat", (4,)),
+        ("fsync", (12,)),
+        ("unlinkat", (3,)),
+        ("fdatasync", (9,)),
+    ),
 )
-def test_local(tmp_path: Path, call: str, step: int) -> None:
-    kill_everywhere(tmp_path, call, fill, step=step)
+def test_local(tmp_path: Path, call: str, numbers: tuple[int, ...]) -> None:
+    kill_everywhere(tmp_path, call, numbers, fill)
 
 
-def test_recovery_itself(tmp_path: Path) -> None:
-    kill_everywhere(tmp_path, "unlinkat", twice_killed, step=2)
+@pytest.mark.parametrize("numbers", sweep(((4,),)))
+def test_recovery_itself(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+    kill_everywhere(tmp_path, "unlinkat", numbers, twice_killed)
 
 
-@pytest.mark.parametrize(("call", "step"), [("renameat2", 1), ("unlinkat", 5)])
-def test_mirror(tmp_path: Path, call: str, step: int) -> None:
-    kill_everywhere(tmp_path, call, second_version, step=step)
+@pytest.mark.parametrize(("call", "numbers"), sweep(("renameat2", (1,)), ("unlinkat", (3,))))
+def test_mirror(tmp_path: Path, call: str, numbers: tuple[int, ...]) -> None:
+    kill_everywhere(tmp_path, call, numbers, second_version)
 
 
 @pytest.mark.needs("sshd", "ssh", "ssh-keygen")
-@pytest.mark.parametrize(("prepare", "step"), [(fill, 11), (second_version, 29)])
-def test_sftp(tmp_path: Path, sshd: Sshd, prepare: Callable[[Rig], None], step: int) -> None:
+@pytest.mark.parametrize(("prepare", "numbers"), sweep((fill, (23,)), (second_version, (40,))))
+def test_sftp(tmp_path: Path, sshd: Sshd, prepare: Callable[[Rig], None], numbers: tuple[int, ...]) -> None:
     """Each request, or a few of them, leaves us by a writev."""
-    kill_everywhere(tmp_path, "writev", prepare, server=sshd, step=step)
+    kill_everywhere(tmp_path, "writev", numbers, prepare, server=sshd)
 
 
 @pytest.mark.needs("rsync", "setpriv")
-def test_rsync(tmp_path: Path, rsyncd: Rsyncd) -> None:
+@pytest.mark.parametrize("numbers", sweep(((6,),)))
+def test_rsync(tmp_path: Path, rsyncd: Rsyncd, numbers: tuple[int, ...]) -> None:
     """Each run of the program is waited for by its descriptor."""
-    kill_everywhere(tmp_path, "pidfd_open", by_rsync, server=rsyncd, step=5)
+    kill_everywhere(tmp_path, "pidfd_open", numbers, by_rsync, server=rsyncd)

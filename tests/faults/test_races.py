@@ -110,11 +110,11 @@ def test_it_shrinks(either: Rig) -> None:
     either.run_clean()
 
 
-def test_it_is_replaced(either: Rig) -> None:
-    put(either)
-    run = while_held(either, WHILE_SENT, lambda: either.oracle.replace("file", content()))
+def test_it_is_replaced(any_way: Rig) -> None:
+    put(any_way)
+    run = while_held(any_way, WHILE_SENT, lambda: any_way.oracle.replace("file", content()))
     assert run.paths("changed") == {"file"}, run.text
-    either.run_clean()
+    any_way.run_clean()
 
 
 def test_it_is_rewritten_in_place_with_its_old_times(rig: Rig) -> None:
@@ -132,17 +132,17 @@ def test_it_is_deleted(either: Rig) -> None:
     either.run_clean()
 
 
-def test_its_directory_is_renamed(either: Rig) -> None:
+def test_its_directory_is_renamed(any_way: Rig) -> None:
     data = content()
-    either.oracle.put("old/file", data)
+    any_way.oracle.put("old/file", data)
 
     def rename() -> None:
-        either.oracle.expect("new/file", data)
-        (either.spool / "old").rename(either.spool / "new")
-        del either.oracle.owed["old/file"]
+        any_way.oracle.expect("new/file", data)
+        (any_way.spool / "old").rename(any_way.spool / "new")
+        del any_way.oracle.owed["old/file"]
 
-    while_held(either, WHILE_SENT, rename)
-    either.run_clean()
+    while_held(any_way, WHILE_SENT, rename)
+    any_way.run_clean()
 
 
 # -- after it was sent ---------------------------------------------------------------------------------------
@@ -159,44 +159,44 @@ def later(rig: Rig, run: Run) -> None:
 class TestAfterSending:
     """Between the proof at the target and the removal at the source, at each step of the removal."""
 
-    def test_it_is_replaced(self, either: Rig, moment: Moment) -> None:
-        put(either, 5000)
-        run = while_held(either, moment, lambda: either.oracle.replace("file", content(5000)))
-        later(either, run)
+    def test_it_is_replaced(self, any_way: Rig, moment: Moment) -> None:
+        put(any_way, 5000)
+        run = while_held(any_way, moment, lambda: any_way.oracle.replace("file", content(5000)))
+        later(any_way, run)
 
-    def test_it_is_rewritten_in_place_with_its_old_times(self, either: Rig, moment: Moment) -> None:
-        put(either, 5000)
-        later(either, while_held(either, moment, lambda: either.oracle.rewrite("file", content(5000))))
+    def test_it_is_rewritten_in_place_with_its_old_times(self, any_way: Rig, moment: Moment) -> None:
+        put(any_way, 5000)
+        later(any_way, while_held(any_way, moment, lambda: any_way.oracle.rewrite("file", content(5000))))
 
-    def test_it_grows(self, either: Rig, moment: Moment) -> None:
-        data = put(either, 5000)
-        later(either, while_held(either, moment, lambda: append(either, data, b"more")))
+    def test_it_grows(self, any_way: Rig, moment: Moment) -> None:
+        data = put(any_way, 5000)
+        later(any_way, while_held(any_way, moment, lambda: append(any_way, data, b"more")))
 
-    def test_it_is_deleted(self, either: Rig, moment: Moment) -> None:
-        put(either, 5000)
-        run = while_held(either, moment, (either.spool / "file").unlink)
+    def test_it_is_deleted(self, any_way: Rig, moment: Moment) -> None:
+        put(any_way, 5000)
+        run = while_held(any_way, moment, (any_way.spool / "file").unlink)
         assert run.code == 0, run.text
-        either.oracle.check_delivered()
+        any_way.oracle.check_delivered()
 
-    def test_a_program_opens_it_for_writing(self, either: Rig, moment: Moment) -> None:
-        data = put(either, 5000)
-        with Writer(either.spool / "file") as writer:
-            run = while_held(either, moment, writer.open)
+    def test_a_program_opens_it_for_writing(self, any_way: Rig, moment: Moment) -> None:
+        data = put(any_way, 5000)
+        with Writer(any_way.spool / "file") as writer:
+            run = while_held(any_way, moment, writer.open)
             assert "file" in run.paths("changed"), run.text
-            assert (either.spool / "file").exists()
-            either.oracle.expect("file", data + b"more")
+            assert (any_way.spool / "file").exists()
+            any_way.oracle.expect("file", data + b"more")
             writer.write(b"more")
-        either.oracle.check()
-        either.write(REPLACE)
-        either.run_clean()
+        any_way.oracle.check()
+        any_way.write(REPLACE)
+        any_way.run_clean()
 
 
-def test_another_takes_its_name_when_it_was_taken_out(either: Rig) -> None:
-    put(either, 5000)
-    run = while_held(either, UNLINK, lambda: either.oracle.put("file", content(5000)))
+def test_another_takes_its_name_when_it_was_taken_out(any_way: Rig) -> None:
+    put(any_way, 5000)
+    run = while_held(any_way, UNLINK, lambda: any_way.oracle.put("file", content(5000)))
     assert run.code == 0, run.text
-    either.write(REPLACE)
-    either.run_clean()
+    any_way.write(REPLACE)
+    any_way.run_clean()
 
 
 class Writer:
@@ -233,20 +233,20 @@ for line in sys.stdin:
         self._process.stdout.readline()
 
 
-def test_a_program_that_keeps_it_open(either: Rig) -> None:
-    either.oracle.put("other", b"other")
-    with Writer(either.spool / "log") as writer:
+def test_a_program_that_keeps_it_open(any_way: Rig) -> None:
+    any_way.oracle.put("other", b"other")
+    with Writer(any_way.spool / "log") as writer:
         written = b""
         for _ in range(2):
             written += b"line\n"
-            either.oracle.expect("log", written)
+            any_way.oracle.expect("log", written)
             writer.write(b"line\n")
-            run = either.run()
+            run = any_way.run()
             assert run.code == 1, run.text
             assert run.paths("changed") == {"log"}
-            assert either.oracle.delivered() == {"other"}
-            either.oracle.check()
-    either.run_clean()
+            assert any_way.oracle.delivered() == {"other"}
+            any_way.oracle.check()
+    any_way.run_clean()
 
 
 def test_a_program_that_maps_it(local: Rig) -> None:
@@ -270,18 +270,18 @@ def test_a_program_that_maps_it(local: Rig) -> None:
 # -- what stands beside it -----------------------------------------------------------------------------------
 
 
-def test_a_directory_becomes_a_link_to_another_place(either: Rig, tmp_path: Path) -> None:
+def test_a_directory_becomes_a_link_to_another_place(any_way: Rig, tmp_path: Path) -> None:
     # The very same file is found at the end of the link, and must not be removed there.
     outside = tmp_path / "outside"
-    either.oracle.put("file", b"first")
-    either.oracle.put("directory/precious", b"precious")
+    any_way.oracle.put("file", b"first")
+    any_way.oracle.put("directory/precious", b"precious")
 
     def lead_out() -> None:
-        (either.spool / "directory").rename(outside)
-        (either.spool / "directory").symlink_to(outside)
-        del either.oracle.owed["directory/precious"]
+        (any_way.spool / "directory").rename(outside)
+        (any_way.spool / "directory").symlink_to(outside)
+        del any_way.oracle.owed["directory/precious"]
 
-    while_held(either, BEFORE_RECORD, lead_out)
+    while_held(any_way, BEFORE_RECORD, lead_out)
     assert (outside / "precious").read_bytes() == b"precious"
 
 
@@ -294,9 +294,9 @@ def test_a_file_appears_in_a_directory_that_is_emptied(local: Rig) -> None:
     assert local.oracle.directories() == []
 
 
-def test_the_names_are_used_again_and_again(either: Rig) -> None:
+def test_the_names_are_used_again_and_again(any_way: Rig) -> None:
     # A writer that replaces three files all the time, and never the same content twice.
-    either.write({"outgoing": {"existing": "replace", "retry_interval": 0}})
+    any_way.write({"outgoing": {"existing": "replace", "retry_interval": 0}})
     program = """
 import os, sys, itertools
 from hashlib import sha256
@@ -308,19 +308,19 @@ for number in itertools.count():
         os.rename(new, os.path.join(sys.argv[1], name))
     print(number, flush=True)
 """
-    argv = [sys.executable, "-S", "-c", program, str(either.spool)]
+    argv = [sys.executable, "-S", "-c", program, str(any_way.spool)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         writer.stdout.readline()
         for _ in range(4):
-            either.run()
+            any_way.run()
         writer.terminate()
         last = [line for line in writer.stdout if line.endswith("\n")][-1]
     # It may have been stopped anywhere in its next round.
     for name in "abc":
         for number in range(int(last) + 2):
-            either.oracle.expect(name, b"%d-%s" % (number, name.encode()) * 1000)
-        either.oracle.versions[name].add(either.oracle.owed.pop(name))
-    either.oracle.check()
-    assert either.run().code == 0
-    either.oracle.check()
+            any_way.oracle.expect(name, b"%d-%s" % (number, name.encode()) * 1000)
+        any_way.oracle.versions[name].add(any_way.oracle.owed.pop(name))
+    any_way.oracle.check()
+    assert any_way.run().code == 0
+    any_way.oracle.check()

@@ -18,8 +18,7 @@ import pytest
 from tests.installed import Installed, until
 from tests.sshd import Sshd
 
-KILLS = 50
-ARRIVING = 10_000
+LONG = [pytest.mark.campaign, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -88,8 +87,8 @@ def in_the_background(work: threading.Thread) -> Iterator[None]:
         work.join()
 
 
-@pytest.mark.timeout(300)
-def test_killed_at_random_during_work(installed: Installed, sshd: Sshd) -> None:
+@pytest.mark.parametrize("kills", [12, pytest.param(50, marks=LONG)])
+def test_killed_at_random_during_work(installed: Installed, sshd: Sshd, kills: int) -> None:
     """Worker, supervisor or both: after a start all is delivered, no process strays, no lock needs a hand."""
     streams = ["a", "b"]
     for name in streams:
@@ -98,7 +97,7 @@ def test_killed_at_random_during_work(installed: Installed, sshd: Sshd) -> None:
     choose = random.Random(5)
     arrivals.put(100)
     assert installed.start().code == 0
-    for _ in range(KILLS):
+    for _ in range(kills):
         arrivals.put(choose.randrange(20))
         time.sleep(choose.uniform(0.0, 0.4))  # no condition: the moment is what is tried
         installed.note()
@@ -117,8 +116,8 @@ def test_killed_at_random_during_work(installed: Installed, sshd: Sshd) -> None:
     arrivals.check()
 
 
-@pytest.mark.timeout(300)
-def test_much_arrives_while_all_changes(installed: Installed) -> None:
+@pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=LONG)])
+def test_much_arrives_while_all_changes(installed: Installed, count: int) -> None:
     """Files in five streams during reloads, changed files, pauses and kills: all arrive, once, intact."""
     streams = ["a", "b", "c", "d", "e"]
     installed.configure("max_restarts = 1000")
@@ -126,7 +125,7 @@ def test_much_arrives_while_all_changes(installed: Installed) -> None:
         installed.add(name)
     arrivals = Arrivals(installed, streams, seed=3)
     assert installed.start().code == 0
-    filling = threading.Thread(target=arrivals.put, args=(ARRIVING, 20_000))
+    filling = threading.Thread(target=arrivals.put, args=(count, 20_000))
     choose = random.Random(9)
     with in_the_background(filling):
         while filling.is_alive():

@@ -10,7 +10,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.faults.conftest import CONNECTORS
 from tests.faults.oracle import Watcher
 from tests.faults.relay import Cut, Fault, Relay
 from tests.faults.rig import Rig, finished, strace, was_killed
@@ -23,7 +22,7 @@ SOON = 15.0
 """Seconds within which a run has to end that was told to."""
 
 
-@pytest.fixture(params=CONNECTORS)
+@pytest.fixture(params=["openssh", pytest.param("paramiko", marks=pytest.mark.campaign)])
 def slow(request: pytest.FixtureRequest, tmp_path: Path, sshd: Sshd, relay: Relay) -> Rig:
     """A stream over a wire that would need a minute for what it is to carry."""
     relay.rate = BIG / 60
@@ -221,29 +220,29 @@ def test_the_second_of_two_is_sent_away(either: Rig, tmp_path: Path) -> None:
     either.oracle.check_delivered()
 
 
-def test_many_at_once(either: Rig) -> None:
+def test_many_at_once(any_way: Rig) -> None:
     for number in range(200):
-        either.oracle.put(f"{number % 7}/file-{number}", secrets.token_bytes(3000))
-    with Watcher(either.oracle):
-        runs = [finished(process) for process in [either.start() for _ in range(5)]]
+        any_way.oracle.put(f"{number % 7}/file-{number}", secrets.token_bytes(3000))
+    with Watcher(any_way.oracle):
+        runs = [finished(process) for process in [any_way.start() for _ in range(5)]]
     assert {run.code for run in runs} <= {0, 4}
     assert [run.code for run in runs].count(0) >= 1
-    either.run_clean()
+    any_way.run_clean()
 
 
-def test_two_streams_to_one_target(either: Rig, tmp_path: Path) -> None:
-    other = Rig(tmp_path / "other", either.server)
-    other.target = either.target
-    other.oracle.target = either.target
+def test_two_streams_to_one_target(any_way: Rig, tmp_path: Path) -> None:
+    other = Rig(tmp_path / "other", any_way.server)
+    other.target = any_way.target
+    other.oracle.target = any_way.target
     other.write()
     for number in range(50):
-        either.oracle.put(f"ours-{number}", secrets.token_bytes(3000))
+        any_way.oracle.put(f"ours-{number}", secrets.token_bytes(3000))
         other.oracle.put(f"theirs-{number}", secrets.token_bytes(3000))
     same = secrets.token_bytes(5000)
-    either.oracle.put("same", same)
+    any_way.oracle.put("same", same)
     other.oracle.put("same", same)
-    runs = [finished(process) for process in [either.start(), other.start()]]
+    runs = [finished(process) for process in [any_way.start(), other.start()]]
     assert [run.code for run in runs] == [0, 0], [run.text for run in runs]
-    for ours, theirs in ((either.oracle, other.oracle), (other.oracle, either.oracle)):
+    for ours, theirs in ((any_way.oracle, other.oracle), (other.oracle, any_way.oracle)):
         ours.theirs = {name: value for name, value in theirs.owed.items() if name != "same"}
         ours.check_delivered()
