@@ -5,7 +5,7 @@
 set -u
 [ $# -gt 0 ] || set -- openssh-server openssh-client rsync strace openssl xxhash \
     proftpd-core proftpd-mod-crypto libwrap0 vsftpd \
-    systemd logrotate shellcheck faketime
+    systemd logrotate shellcheck faketime e2fsprogs btrfs-progs
 policy=/usr/sbin/policy-rc.d
 own=$(dirname "$0")/../.venv/servers
 

@@ -10,6 +10,7 @@ import pytest
 
 from mistamover.testing.needs import find
 from tests.faults.conftest import MakeDisk
+from tests.faults.disks import disk, must
 from tests.faults.oracle import Watcher
 from tests.faults.rig import Options, Rig, Run
 from tests.sshd import Sshd
@@ -110,3 +111,25 @@ def test_a_target_that_is_not_mounted(either: Rig, small_disk: MakeDisk) -> None
     either.oracle.check()
     (disk / "target").mkdir()
     either.run_clean()
+
+
+@pytest.mark.needs("umount", "mkfs.btrfs", "btrfs")
+def test_a_quota(either: Rig) -> None:
+    """The target says that there is room, and does not give it."""
+    with disk(either.target, "btrfs"):
+        must("btrfs", "quota", "enable", either.target)
+        must("btrfs", "qgroup", "limit", "512K", either.target)
+        either.write(IMPATIENT)
+        for number in range(4):
+            either.oracle.put(f"file-{number}", secrets.token_bytes(300_000))
+        with Watcher(either.oracle):
+            for _ in range(ROUNDS):
+                run = either.run()
+                assert run.code != 0, run.text
+                # SFTP has no word for a quota: there the target "could not write it".
+                assert run.of("waiting") or run.of("target"), run.text
+                assert "full" in run.text or (either.server and either.connector == "openssh"), run.text
+                assert not run.of("quarantined"), run.text
+        assert either.oracle.delivered()
+        must("btrfs", "qgroup", "limit", "none", either.target)
+        either.run_clean()

@@ -1,0 +1,100 @@
+"""Power cuts: what had not been put on disk is gone, and still nothing is lost, halved, or doubled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.faults.disks import Disk, disk
+from tests.faults.oracle import LossError
+from tests.faults.rig import Rig, strace, was_killed
+from tests.faults.test_detectors import Change, spoilt
+from tests.faults.test_kill import MANY, fill, most_calls
+from tests.sshd import Sshd
+
+pytestmark = pytest.mark.needs("root", "mount", "umount", "mkfs.ext4", "strace")
+
+PLACES = ["", "spool", "state", "target"]
+"""Whose host loses its power: that of all of them, or only that of one."""
+
+
+@contextmanager
+def on_disk(base: Path, place: str) -> Iterator[tuple[Rig, Disk]]:
+    """A stream, and the disk on which it is, or only its spool, record or target."""
+    with ExitStack() as stack:
+        one = None if place else stack.enter_context(disk(base))
+        rig = Rig(base / "rig")
+        yield rig, one or stack.enter_context(disk(getattr(rig, place)))
+
+
+def cut_at(rig: Rig, one: Disk, call: str, number: int, log: Path) -> bool:
+    """Kill a run at its ``number``-th such call and cut the power; then a run that nobody disturbs.
+
+    False where the run had ended before.
+    """
+    fill(rig)
+    one.flush()
+    run = rig.run(under=strace(call, f"signal=SIGKILL:when={number}", log=log))
+    come_back(rig, one)
+    rig.run_clean()
+    return was_killed(run)
+
+
+def come_back(rig: Rig, one: Disk) -> None:
+    one.cut()
+    one.come_back()
+    rig.oracle.check()
+
+
+def delivered_and_cut(rig: Rig, one: Disk) -> None:
+    fill(rig)
+    one.flush()
+    rig.run_clean()
+    come_back(rig, one)
+    rig.run_clean()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_when_all_is_done(tmp_path: Path, place: str) -> None:
+    with on_disk(tmp_path / "disk", place) as (rig, one):
+        delivered_and_cut(rig, one)
+
+
+@pytest.mark.needs("sshd", "ssh", "ssh-keygen")
+def test_of_the_far_side(tmp_path: Path, sshd: Sshd) -> None:
+    rig = Rig(tmp_path / "rig", sshd)
+    with disk(rig.target) as one:
+        delivered_and_cut(rig, one)
+
+
+def test_one_that_comes_before_the_names_are_on_disk_is_seen(tmp_path: Path) -> None:
+    """A test of these tests."""
+    change = Change("transports/local.py", "fs.sync_directory(self._final.directory(directory))", "pass")
+    rig = spoilt(tmp_path, change)
+    with disk(rig.target) as one, pytest.raises(LossError, match="lost"):
+        delivered_and_cut(rig, one)
+
+
+@pytest.mark.parametrize(("call", "number"), [("renameat2", 5), ("fdatasync", 5), ("unlinkat", 3), ("fsync", 9)])
+def test_in_the_middle(tmp_path: Path, call: str, number: int) -> None:
+    with on_disk(tmp_path / "disk", "") as (rig, one):
+        assert cut_at(rig, one, call, number, tmp_path / "log")
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("call", ["mkdirat", "renameat2", "fdatasync", "unlinkat", "fsync", "ftruncate"])
+def test_at_each_step(tmp_path: Path, call: str, place: str) -> None:
+    log = tmp_path / "log"
+    for number in count(1):
+        assert number < MANY, "no run survives"
+        with on_disk(tmp_path / str(number), place) as (rig, one):
+            if not cut_at(rig, one, call, number, log):
+                assert number > most_calls(log)
+                break
+    assert number > 1, f"no run makes the call {call}"
