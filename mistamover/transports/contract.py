@@ -7,6 +7,7 @@ batch. :class:`~mistamover.errors.TargetDown`, raised, says that nothing is know
 
 from __future__ import annotations
 
+import os
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -122,6 +123,17 @@ class Transport(ABC):
     @abstractmethod
     def capabilities(self) -> Capabilities:
         """What the far side can do; known once it is open."""
+
+    def staging_here(self) -> list[str]:
+        """Where the staging place lies on this host if the target is the spool, or a directory in it."""
+        spool = str(self.settings.data_stream.directory)
+        target = os.path.realpath(self.target) if os.path.isabs(self.target) else ""
+        is_below = target.startswith(f"{os.path.realpath(spool)}/")
+        return [home + self.staging.removeprefix(self.target) for home in (spool, *([target] if is_below else []))]
+
+    def is_here(self, marker: str) -> bool:
+        """Whether what was made in the staging place under this name shows in the spool."""
+        return any(os.path.lexists(f"{place}/{marker}") for place in self.staging_here())
 
     def may_replace(self, unit: Unit) -> bool:
         """Whether another file under the unit's name is to be replaced."""
@@ -258,6 +270,12 @@ def choose_proof(wanted: str, possible: frozenset[Proof]) -> Proof:
             f"{', '.join(proof.value for proof in Proof if proof in possible)}; set [outgoing] verify = auto"
         )
     return proof
+
+
+def the_spool(settings: Settings) -> TargetRefused:
+    """The error of a target that is the spool, by whatever detour: a source would prove its own delivery."""
+    where = f"{settings.outgoing.target_host}:{settings.outgoing.target_dir}"
+    return TargetRefused(f"{where}: is the spool itself, or lies in it; set another [outgoing] target_dir")
 
 
 def stream_tag(settings: Settings) -> str:

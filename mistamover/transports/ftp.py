@@ -40,6 +40,7 @@ from mistamover.transports.contract import (
     note_name,
     space,
     taken,
+    the_spool,
 )
 from mistamover.transports.ftp_client import FtpClient, Reply, Then, Transfer, log_in
 from mistamover.transports.ftp_digests import choose_digests, hasher
@@ -226,11 +227,10 @@ class Ftp(Transport):
                 f"cannot be written in: {reply.message}; "
                 "give the account the right to, or look whether the disk is full",
             )
-        staging = self.staging.removeprefix(f"{self.target}/")
-        is_here = os.path.lexists(self.settings.data_stream.directory / staging / marker)
+        is_here = self.is_here(marker)
         self._call(f"DELE {marker}")
         if is_here:
-            raise self._refused(self.target, "is the spool itself; set another [outgoing] target_dir")
+            raise the_spool(self.settings)
 
     def remove_made(self) -> None:
         """Remove the staging place by RMD, once nobody is in it."""

@@ -38,7 +38,7 @@ from mistamover.options import RsyncNative as NativeOptions
 from mistamover.options import RsyncSsh as SshOptions
 from mistamover.rsync_options import Words
 from mistamover.transports import far_space, known_faults, ssh
-from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, space, taken
+from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, space, taken, the_spool
 from mistamover.transports.far_shell import SLOWEST_DISK
 from mistamover.transports.parents import no_directory, parents
 from mistamover.transports.rsync_run import (
@@ -239,7 +239,19 @@ class Rsync(Transport):
             made = self._make(own, "--chmod=D0777")
             if not all(name in made for name in missing):
                 raise TargetRefused(f"{self.staging}: cannot be made there; give the account the right to write")
+        self._refuse_the_spool()
         self._seen_stopped = stop_file not in found
+
+    def _refuse_the_spool(self) -> None:
+        """Refuse the spool itself as the target, by whatever detour: a source would prove its own delivery."""
+        if not any(map(os.path.isdir, self.staging_here())):
+            return  # what was just made there is not in the spool
+        marker = f"{self.tag}{os.urandom(8).hex()}"
+        self._make([f"{OWN_NAME}/{self.settings.name}/{marker}"], "--chmod=D0777")
+        is_here = self.is_here(marker)
+        self._delete(self.staging, [f"+ /{marker}/", "- *"])
+        if is_here:
+            raise the_spool(self.settings)
 
     def remove_made(self) -> None:
         """Have the receiver remove the staging place; what is in it is left out, and keeps it."""

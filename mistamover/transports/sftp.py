@@ -41,6 +41,7 @@ from mistamover.transports.contract import (
     note_name,
     space,
     taken,
+    the_spool,
 )
 from mistamover.transports.far_shell import SLOWEST_DISK, FarShell
 from mistamover.transports.parents import Stands, directory, make_parents, parents, within_directories
@@ -206,16 +207,12 @@ class Sftp(Transport):
                 f"{self.settings.outgoing.target_host}:{self.staging}: cannot be written in: {wire.said(*opened)}; "
                 "give the account the right to, or look whether the disk is full"
             )
-        own = self.settings.data_stream.directory / OWN_NAME
-        is_here = os.path.lexists(own / self.settings.name / marker)
+        is_here = self.is_here(marker)
         self._client.post(CLOSE, opened.body, wire.ignore)
         self._client.post(Packet.REMOVE, path, wire.ignore)
         if is_here:
             self._client.settle()
-            raise TargetRefused(
-                f"{self.settings.outgoing.target_host}:{self.target}: is the spool itself; "
-                "set another [outgoing] target_dir"
-            )
+            raise the_spool(self.settings)
 
     def _attributes(self, path: str, *, follow: bool = False) -> wire.Attributes | None:
         """What is at ``path``; None where there is nothing."""
