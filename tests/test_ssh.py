@@ -16,10 +16,12 @@ import pytest
 from mistamover import config
 from mistamover.errors import ConfigError, Exit, MistamoverError, TargetDown, TargetRefused
 from mistamover.options import Settings
+from mistamover.testing.needs import find
 from mistamover.testing.rig import Rig, deliver, failed, tree
 from mistamover.transports import ssh
 from mistamover.transports.contract import Proof
 from tests.conftest import StartSshd
+from tests.faults import rig as faults
 from tests.sshd import Account, Sshd, make_key
 from tests.transports.sftp_contract import options
 
@@ -464,3 +466,49 @@ def test_the_commands_name_host_port_and_file(
     assert f"ssh-keyscan {scan}" in ssh.changed_key(given)
     assert f"ssh-keygen -R {name}" in ssh.changed_key(given)
     assert f"-f '{known_hosts}'" in ssh.changed_key(given)
+
+
+class TestAccountsThatMayNotLogIn:
+    """Where the server asks PAM, it takes the key or password, and refuses the account only then."""
+
+    @pytest.mark.needs("chage")
+    @pytest.mark.parametrize("connector", ["openssh", "paramiko", "rsync_ssh"])
+    def test_an_account_that_has_expired_is_refused_and_not_down(
+        self, start_sshd: StartSshd, account: Account, tmp_path: Path, connector: str
+    ) -> None:
+        server = start_sshd(account=account, extra=("UsePAM yes",))
+        subprocess.run([find("chage") or "chage", "-E0", account.name], check=True)
+        run = moved(server, tmp_path, connector)
+        assert run.code == 3, run.text
+        assert re.search("log-in refused: .*account has expired", run.text)
+        assert server.log.read_text().count("Connection from") == 1
+
+    @pytest.mark.needs("usermod")
+    @pytest.mark.parametrize("connector", ["openssh", "paramiko"])
+    def test_an_account_that_is_locked_is_refused(
+        self, start_sshd: StartSshd, account: Account, tmp_path: Path, connector: str
+    ) -> None:
+        server = start_sshd(account=account, extra=("UsePAM no",))
+        subprocess.run([find("usermod") or "usermod", "-L", account.name], check=True)
+        run = moved(server, tmp_path, connector)
+        assert run.code == 3, run.text
+        assert "log-in refused" in run.text
+        assert server.log.read_text().count("Connection from") == 1
+
+    @pytest.mark.needs("chage")
+    def test_a_password_that_is_to_be_changed_first_is_said(
+        self, start_sshd: StartSshd, account: Account, tmp_path: Path
+    ) -> None:
+        """But for SFTP, where the server says nothing at all."""
+        server = start_sshd(account=account, extra=("UsePAM yes",))
+        subprocess.run([find("chage") or "chage", "-d0", account.name], check=True)
+        run = moved(server, tmp_path, "rsync_ssh")
+        assert run.code == 3, run.text
+        assert "log-in refused: WARNING: Your password has expired" in run.text
+
+
+def moved(server: Sshd, tmp_path: Path, connector: str) -> faults.Run:
+    """A run that moves a file there."""
+    rig = faults.Rig(tmp_path / "rig", server, connector)
+    rig.oracle.put("file", b"data")
+    return rig.run()

@@ -24,6 +24,7 @@ PACKAGES = {
     "setpriv": "util-linux",
     "useradd": "passwd",
     "usermod": "passwd",
+    "chage": "passwd",
     "proftpd": "proftpd-core",
     "vsftpd": "vsftpd",
     "chpasswd": "passwd",

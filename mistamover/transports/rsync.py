@@ -883,9 +883,12 @@ class RsyncSsh(Rsync):
     def _explain(self, result: Result) -> MistamoverError | None:
         if self._connection is not None and not self._connection.is_alive:
             return self._connection.ended()
-        if result.code == 255:
-            return ssh.explain_ssh("\n".join(result.messages), self.settings)
-        return None
+        said = "\n".join(result.messages)
+        return (
+            ssh.explain_ssh(said, self.settings)
+            if result.code == 255
+            else ssh.account_at_its_end(said, self.settings)
+        )
 
     def _known_faults(self) -> Iterator[Finding]:
         assert self._connection is not None  # noqa: S101 - it is open

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import select
 import shlex
 import shutil
@@ -38,6 +39,8 @@ CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 KEEPALIVE = 15
 TOO_MANY_FAILURES = "Too many authentication failures"
 """How OpenSSH's server ends a connection after ``MaxAuthTries`` refused log-ins."""
+AT_ITS_END = re.compile(r"^.*(account|password) has expired.*|^Password change required.*", re.MULTILINE)
+"""What sshd and its PAM modules say of an account that may not log in, although its key or password is right."""
 LANES_PER_LOG_IN = 2
 """A log-in costs 0.2 s of a processor at both ends; a connection carries no more than one can encrypt."""
 
@@ -298,7 +301,7 @@ def ssh_options(settings: Settings) -> list[str]:
         "-oClearAllForwardings=yes",
         "-oPermitLocalCommand=no",
         "-oEscapeChar=none",
-        "-oLogLevel=ERROR",
+        "-oLogLevel=INFO",  # below that it keeps what the server says of an account to itself
         f"-oConnectTimeout={max(1, round(log_in.connect_timeout))}",
         f"-oServerAliveInterval={KEEPALIVE}",
         f"-oCiphers=^{','.join(CIPHERS)}",
@@ -419,12 +422,23 @@ def explain_ssh(messages: str, settings: Settings) -> MistamoverError:
         return TargetRefused(changed_key(settings))
     if "Host key verification failed" in messages:
         return TargetRefused(unknown_key(settings))
+    if refused := account_at_its_end(messages, settings):
+        return refused
     if "Permission denied (" in messages or TOO_MANY_FAILURES in messages:
         return TargetRefused(refused_login(settings))
     if "subsystem request failed" in messages:
         return TargetRefused(f"{host}: the server offers no SFTP; ask its administrator for the sftp subsystem")
     lines = [line.strip() for line in messages.splitlines() if line.strip()]
     return TargetDown(f"{host}: {lines[-1] if lines else 'the connection was closed'}")
+
+
+def account_at_its_end(messages: str, settings: Settings) -> TargetRefused | None:
+    """The error of an account that has expired, or has to change its password, if that is what these say."""
+    found = AT_ITS_END.search(messages)
+    if found is None:
+        return None
+    host = settings.outgoing.target_host
+    return TargetRefused(f"{host}: log-in refused: {found[0].strip()}; ask its administrator")
 
 
 def _place(settings: Settings) -> tuple[str, str]:
@@ -544,7 +558,7 @@ class Paramiko(Connection):
 
     @contextmanager
     def _refused_by_farewell(self) -> Iterator[None]:
-        """Tell a host that has heard too many wrong keys and passwords from one that is down.
+        """Tell a host that refuses us, and ends the connection with that, from one that is down.
 
         Paramiko drops the last words of such a host: to it the connection just ended, or never was.
         """
@@ -554,6 +568,9 @@ class Paramiko(Connection):
             transport = self._client.get_transport()
             if getattr(transport, "is_refused", False):
                 raise TargetRefused(refused_login(self._settings)) from error
+            banner = getattr(transport and transport.auth_handler, "banner", None) or b""
+            if refused := account_at_its_end(banner.decode("utf-8", "replace"), self._settings):
+                raise refused from error
             raise
 
     def _look_at_key(self) -> None:
