@@ -98,6 +98,8 @@ def packaged(settings: Settings, unit: Unit, tick: Tick) -> Iterator[Unit]:
     """
     kind = settings.outgoing.package
     archive = place_of(settings) / f"{unit.path}.{kind}"
+    if len(os.fsencode(archive.name)) > fs.LONGEST_NAME:
+        raise UnitRefused(f"its name is too long for that of an archive, .{kind} included")
     with closing(spool_of(settings, mirror=True)) as spool:
         assert isinstance(spool, DirectorySpool)  # noqa: S101 - packages are of directories
         found = spool.look(unit)
@@ -124,8 +126,6 @@ def _make(archive: Path, kind: str, found: Directory, reader: Reader, tick: Tick
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_room(archive) from error
-        if error.errno == errno.ENAMETOOLONG:
-            raise UnitRefused(f"its name is too long for that of an archive, {archive.suffix} included") from error
         raise NoRoomHere(f"{archive.parent}: the archive cannot be written: {error.strerror}") from error
     finally:
         reader.forget()

@@ -434,6 +434,32 @@ def test_an_archive_is_sent_in_place_of_a_directory(
     assert tree(out / "one") == tree(keep)
 
 
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_a_name_that_is_too_long_for_that_of_an_archive_is_refused_at_once(local: Rig, kind: str) -> None:
+    local.write({**WHOLE, "outgoing": {"package": kind}})
+    fill(local.spool / ("n" * 252), {"file": b"file"})
+    fill(local.spool / ("n" * 251), {"file": b"file"})
+    run = local.run()
+    assert run.code == 1, run.text
+    assert run.paths("quarantined") == {"n" * 252}
+    assert "too long for that of an archive" in run.reasons("quarantined")
+    assert run.paths("delivered") == {"n" * 251}
+
+
+def test_a_name_that_is_too_long_for_that_of_a_marker_is_refused_at_once(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    rig = make_rig("rsync_native", request, tmp_path)
+    fill(rig.spool / ("n" * 251), {"file": b"file"})
+    fill(rig.spool / ("n" * 250), {"file": b"file"})
+    run = rig.run()
+    assert run.code == 1, run.text
+    assert run.paths("quarantined") == {"n" * 251}
+    assert "too long for that of its marker" in run.reasons("quarantined")
+    assert run.paths("delivered") == {"n" * 250}
+    assert not (rig.target / ("n" * 251)).exists()
+
+
 def test_a_directory_has_not_vanished_with_its_archive(local: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     source = fill(local.spool / "one")
     local.write({**WHOLE, "outgoing": {"package": "tar"}})

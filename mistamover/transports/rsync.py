@@ -564,6 +564,8 @@ class Rsync(Transport):
         A version that is to be replaced loses its marker first, and then what the new one does not have.
         """
         unit, marker = tree.unit, f"{tree.unit.path}{MARKER}"
+        if len(os.fsencode(marker)) > fs.LONGEST_NAME:
+            raise UnitRefused(f"its name is too long for that of its marker, {MARKER} included")
         there, is_marked = self._what_stands(unit.path, marker)
         files = tree.files
         if self.may_replace(unit):
