@@ -35,7 +35,7 @@ def faults_of(row: Row) -> Iterator[str]:
         yield f"not four cells, the first a number: {row}"
         return
     number, *_, shown = row
-    tests = re.findall(r"``(tests/\S+?\.py)::(\w+)``", shown)
+    tests = re.findall(r"``((?:tests|mistamover/testing)/\S+?\.py)::(\w+)``", shown)
     if not tests and not shown.startswith(REASONS):
         yield f"{number} names neither a test nor a reason: {shown}"
     for path, name in tests:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.faults.rig import Rig
+from tests.faults.rig import Rig, finished
 from tests.sshd import Sshd
 
 NAMES = [
@@ -101,6 +102,50 @@ def test_empty_files_and_directories(rig: Rig) -> None:
     (rig.spool / "nothing/in/it").mkdir(parents=True)
     rig.run_clean()
     assert (rig.target / "empty").stat().st_size == 0
+
+
+def put_with_a_hole(path: Path, size: int) -> None:
+    with path.open("wb") as file:
+        file.write(b"beginning")
+        file.seek(size)
+        file.write(b"end")
+
+
+def test_a_file_with_a_hole_arrives_whole(either: Rig) -> None:
+    """The hole is hashed and sent as the zeros that it is read as."""
+    hole = 2**24
+    either.oracle.expect("file", b"beginning" + bytes(hole - 9) + b"end")
+    put_with_a_hole(either.spool / "file", hole)
+    either.run_clean()
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(900)
+def test_a_file_of_more_than_four_gibibytes(either: Rig) -> None:
+    """More than 32 bits count."""
+    put_with_a_hole(either.spool / "large", 2**32)
+    put_with_a_hole(either.base / "same", 2**32)
+    run = finished(either.start(), 600)
+    assert run.code == 0, run.text
+    subprocess.run(["cmp", either.base / "same", either.target / "large"], check=True)
+    (either.target / "large").unlink()
+
+
+@pytest.mark.needs("root", "chattr")
+def test_a_source_that_nobody_may_remove_is_sent_once_and_told_of(local: Rig) -> None:
+    unit = local.oracle.put("immutable", b"data")
+    subprocess.run(["chattr", "+i", unit], check=True)
+    try:
+        run = local.run()
+        assert run.paths("delivered") == {"immutable"}
+        assert run.paths("not-removed") == {"immutable"}
+        again = local.run()
+        assert not again.paths("delivered"), "it is not sent again"
+        assert again.paths("not-removed") == {"immutable"}
+        local.oracle.check()
+    finally:
+        subprocess.run(["chattr", "-i", unit], check=True)
+    local.run_clean()
 
 
 # -- what is no file ---------------------------------------------------------------------------------------
