@@ -11,6 +11,7 @@ import smtplib
 import socket
 import ssl
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from email import message_from_string
@@ -24,6 +25,8 @@ from mistamover.options import SENDMAIL, Email
 SENDMAIL_PLACES = "/usr/sbin:/usr/lib"
 """Where the program sendmail is, though not in the PATH of everybody."""
 LONGEST_ANSWER = 300
+LONGEST_OUTPUT = 2**16
+"""Bytes of a program's output that are looked at."""
 
 
 class NotCarried(Exception):
@@ -224,30 +227,35 @@ def _command(email: Email, load: str) -> str:
 
 
 def _run(command: Sequence[str], load: str, timeout: float) -> None:
-    """Run a program with this on its standard input; it and all that it starts are ended after ``timeout``."""
-    try:
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        ) as process:
-            _see_to(process, command[0], load, timeout)
-    except OSError as error:
-        raise NotCarried(f"{command[0]}: {error.strerror}", needs_a_person=True) from None
+    """Run a program with this on its standard input; it and all of its group are ended after ``timeout``.
 
-
-def _see_to(process: subprocess.Popen[bytes], name: str, load: str, timeout: float) -> None:
-    try:
-        said, _ = process.communicate(load.encode(), timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        raise NotCarried(f"{name}: did not end within {timeout:g} s") from None
+    Input and output are files: a program that it leaves behind may keep a pipe open for ever.
+    """
+    name = command[0]
+    with tempfile.TemporaryFile() as told, tempfile.TemporaryFile() as said:
+        told.write(load.encode())
+        told.seek(0)
+        try:
+            process = subprocess.Popen(
+                command, stdin=told, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        except OSError as error:
+            raise NotCarried(f"{name}: {error.strerror}", needs_a_person=True) from None
+        _see_to(process, name, timeout)
+        said.seek(0)
+        answer = _readable(said.read(LONGEST_OUTPUT))
     if process.returncode:
         what = f"{name}: ended with code {process.returncode}"
-        raise NotCarried(f"{what}: {_readable(said)}" if said else what)
+        raise NotCarried(f"{what}: {answer}" if answer else what)
+
+
+def _see_to(process: subprocess.Popen[bytes], name: str, timeout: float) -> None:
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise NotCarried(f"{name}: did not end within {timeout:g} s") from None
 
 
 def _apprise(email: Email, load: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import threading
 from collections.abc import Callable
@@ -365,6 +366,25 @@ def test_a_command_gets_json_and_has_to_end(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "heard").read_text().splitlines()[-1])
     assert (told["stream"], told["condition"], told["state"]) == ("images", "quarantine", "begins")
     assert (told["count"], told["units"], told["ended"]) == (3, ["a\\nb"], None)
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["it ends", "it hangs"])
+def test_what_a_command_leaves_behind_holds_nobody_up(tmp_path: Path, ends: bool) -> None:
+    """A program in a session of its own, which no signal to ours reaches, keeps the command's output open."""
+    script, left = tmp_path / "pager", tmp_path / "left"
+    hangs = "" if ends else f"echo $$ >{tmp_path}/own\nsleep 1000\n"
+    script.write_text(f"#!/bin/sh\nsetsid sh -c 'echo $$ >{left}; exec sleep 1000' &\n{hangs}")
+    script.chmod(0o755)
+    office = Office(tmp_path, recipient="", alert_command=[str(script)], timeout=20 if ends else 2)
+    office.board.hold(Trouble.QUARANTINE, "a unit", count=1, names=["a"])
+    office.now += 120
+    try:
+        office.work()
+    finally:
+        wait_for(lambda: left.exists() and left.read_text().endswith("\n"), "it to say its number")
+        os.kill(int(left.read_text()), signal.SIGKILL)
+    assert [letter.reason for letter in office.waiting] == ([] if ends else [f"{script}: did not end within 2 s"])
+    assert ends or not psutil.pid_exists(int((tmp_path / "own").read_text()))
 
 
 def test_a_mail_through_sendmail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
