@@ -27,7 +27,8 @@ from typing import IO, NamedTuple, Protocol, Self
 from mistamover import digest, fs, handshake
 from mistamover.errors import Held, SpoolError
 from mistamover.events import Event, Kind, Report, nothing
-from mistamover.handshake import Control, Extensions, Receipt, Refused, Status
+from mistamover.foreign import Refused
+from mistamover.handshake import Control, Extensions, Receipt, Status
 from mistamover.options import Settings
 from mistamover.spool import QUARANTINE, REASON
 from mistamover.unit import OWN_NAME, Identity, Unit

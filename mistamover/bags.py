@@ -16,7 +16,8 @@ from logging import getLogger
 from typing import Any
 
 from mistamover import digest, fs
-from mistamover.checksums import BAG_MANIFESTS, DECLARATION, MOST_BYTES, MOST_LINES, Refused, parse_manifest
+from mistamover.checksums import BAG_MANIFESTS, DECLARATION, MOST_BYTES, MOST_LINES, parse_manifest
+from mistamover.foreign import Refused
 from mistamover.proofs import NotYet, read
 from mistamover.unit import Identity
 

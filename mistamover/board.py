@@ -15,6 +15,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mistamover import foreign
 from mistamover.alert import MOST_LINES, MOST_NAMES, PASSING, Condition, Trouble
 from mistamover.lines import redacted
 from mistamover.options import Email
@@ -202,17 +203,19 @@ class Told(NamedTuple):
     conditions: tuple[Condition, ...]
 
 
-def read(path: Path) -> Told | None:
-    """What a board says; None where there is none, or nobody can read it."""
-    if not path.exists():
-        return None
-    import json
+def read(path: Path, *, only_ours: bool = False) -> Told | None:
+    """What a board says; None where there is none, or nobody can read it.
 
+    ``only_ours``: nor where another user wrote it, but for root. It says which commands are run.
+    """
     try:
-        content = json.loads(path.read_bytes())
+        data, found = foreign.read(path, foreign.LARGEST_STATE)
+        if only_ours and not foreign.is_ours(found):
+            return None
+        content = foreign.members(data)
         conditions = tuple(filter(None, map(condition, content["conditions"])))
         return Told(Email.model_validate(content["email"]), float(content["arrived"]), conditions)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, foreign.Refused, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -223,17 +226,10 @@ def read_conditions(directory: Path) -> tuple[Condition, ...]:
 
 
 def read_all(state_dir: Path, *, only_ours: bool = False) -> Iterator[Told]:
-    """What all boards of a state directory say; ``only_ours``: without those of other users, but for root."""
+    """What all boards of a state directory say; ``only_ours``: as in :func:`read`."""
     for path in sorted(state_dir.glob(f"*/{PATTERN}")):
-        if (not only_ours or _is_ours(path)) and (told := read(path)) is not None:
+        if (told := read(path, only_ours=only_ours)) is not None:
             yield told
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether it may say which commands we run."""
-    with suppress(OSError):
-        return path.stat().st_uid in (0, os.geteuid())
-    return False
 
 
 def members(condition: Condition) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import os
 import re
 from collections.abc import Iterator
 
+from mistamover.foreign import Refused
+
 DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
 """The algorithms of such files, and how many hexadecimal digits their digests have."""
 SIDECARS = {"sha512": ".sha512", "sha256": ".sha256", "md5": ".md5"}
@@ -37,10 +39,6 @@ _ESCAPED = re.compile(r"\\(.?)")
 _ESCAPES = {"\\": "\\", "n": "\n", "r": "\r"}
 _PERCENT = re.compile("%(0[AaDd]|25)")
 _TAGS = {"MD5": "md5", "SHA256": "sha256", "SHA2-256": "sha256", "SHA512": "sha512", "SHA2-512": "sha512"}
-
-
-class Refused(Exception):
-    """A checksum file that cannot be what it should be, and why."""
 
 
 def parse_sidecar(data: bytes, algorithm: str, name: str) -> str:

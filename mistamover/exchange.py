@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from math import inf
 
 from mistamover.errors import NoReceipt, NotTaken, NotVerified, UnitError
+from mistamover.foreign import Refused
 from mistamover.handshake import (
     Control,
     Extensions,
     Receipt,
-    Refused,
     Status,
     control_name,
     control_text,
@@ -109,7 +109,7 @@ class Exchange:
     def named(self, unit: Unit) -> Unit:
         """A unit that is about to be sent, with the name that it gets at the target.
 
-        Raises :class:`~mistamover.handshake.Refused` where no handshake is possible about it.
+        Raises :class:`~mistamover.foreign.Refused` where no handshake is possible about it.
         """
         if self._outgoing.flatten and flattened(unit.path) != unit.path:
             unit = unit._replace(renamed=flattened(unit.path))

@@ -6,15 +6,14 @@ fixed. What is in them was written by somebody else, and is hostile until proven
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import stat
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-from mistamover import fs
+from mistamover import foreign, fs
+from mistamover.foreign import Refused
 from mistamover.unit import OWN_NAME
 
 LARGEST = 4096
@@ -36,10 +35,6 @@ class Status(IntEnum):
     BAD_CHECKSUM = 2
     IO_ERROR = 3
     NO_DATA = 4
-
-
-class Refused(Exception):
-    """A file of the handshake that cannot be what it should be, and why."""
 
 
 class Extensions(NamedTuple):
@@ -234,21 +229,7 @@ def judge(control: Control, receipt: Receipt) -> None:
 
 def read(name: str, dir_fd: int) -> tuple[bytes, os.stat_result]:
     """The bytes of such a file, whatever stands under its name; raises :class:`Refused`, and ``OSError``."""
-    try:
-        fd = os.open(name, fs.FILE, dir_fd=dir_fd)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise Refused("it is a link or a socket") from error
-        raise
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise Refused("it is no regular file")
-        if found.st_size > LARGEST:
-            raise Refused(f"it has {found.st_size:,} bytes, and needs a few hundred")
-        return os.read(fd, LARGEST), found
-    finally:
-        os.close(fd)
+    return foreign.read(name, LARGEST, dir_fd)
 
 
 def write(name: str, data: bytes, dir_fd: int, draft: str) -> None:

@@ -15,6 +15,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mistamover import foreign
+
 HEARTBEAT = "heartbeat.json"
 SERVICE = "service.json"
 DISKS = "disks.json"
@@ -167,7 +169,8 @@ def read_heartbeat(directory: Path) -> Heartbeat:
 def read_service(state_dir: Path) -> Service:
     """What the supervisor said last."""
     content = _content(state_dir / SERVICE)
-    streams = {name: _made(Standing, each) for name, each in content.pop("streams", {}).items()}
+    told = content.pop("streams", None)
+    streams = {name: _made(Standing, each) for name, each in told.items()} if isinstance(told, dict) else {}
     return _made(Service, content | {"streams": streams})
 
 
@@ -179,14 +182,14 @@ def read_disks(state_dir: Path) -> list[Disk]:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return foreign.members(foreign.read(path, foreign.LARGEST_STATE)[0])
+    except (OSError, foreign.Refused):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
-def _made(kind: type[_Told], content: dict[str, Any]) -> _Told:
+def _made(kind: type[_Told], content: object) -> _Told:
     """A dataclass of what is there; members and words that another version wrote are left out."""
+    content = content if isinstance(content, dict) else {}
     known = {one.name for one in fields(kind)}  # type: ignore[arg-type]
     members = {name: value for name, value in content.items() if name in known}
     if members.get("state") is not None:

@@ -21,12 +21,13 @@ from logging import ERROR, INFO, WARNING
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mistamover import board, couriers, fs, letter
+from mistamover import board, couriers, foreign, fs, letter
 from mistamover.aides import Known
 from mistamover.alert import MINUTE, Acks, Condition, Letter, Memory, Rules, Told, gate
 from mistamover.board import ALERTS
 from mistamover.couriers import NotCarried
 from mistamover.events import nothing
+from mistamover.foreign import Refused
 from mistamover.letter import Sender
 from mistamover.log import BaseLog
 from mistamover.options import Email
@@ -218,8 +219,8 @@ def _members(memory: Memory) -> dict[str, Any]:
 def _read_memories(path: Path) -> dict[str, Memory]:
     """What was told to whom; nothing where that cannot be read: then it is told again."""
     try:
-        return {route: _memory(members) for route, members in json.loads(path.read_bytes()).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {route: _memory(members) for route, members in _members_of(path).items()}
+    except (OSError, Refused, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
@@ -242,9 +243,9 @@ class Ack(NamedTuple):
 def read_all_acks(state_dir: Path) -> dict[str, Ack]:
     """What people want to hear nothing of, by stream or by key."""
     try:
-        content = json.loads((state_dir / ALERTS / ACKS).read_bytes())
+        content = _members_of(state_dir / ALERTS / ACKS)
         return {name: Ack(float(one["until"]), str(one["reason"]), str(one["by"])) for name, one in content.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, Refused, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
@@ -263,13 +264,20 @@ def waiting(state_dir: Path) -> Sequence[Item]:
     found = []
     for path in sorted((state_dir / ALERTS / OUT).glob("*.json")):
         try:
-            members = json.loads(path.read_bytes())
+            data, status = foreign.read(path, foreign.LARGEST_STATE)
+            if not foreign.is_ours(status):
+                continue  # it says which command is run
+            members = foreign.members(data)
             email = Email.model_validate(members.pop("email"))
             found.append(Item(path=path, email=email, **members))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, Refused, ValueError, KeyError, TypeError):
             with suppress(OSError):
                 path.rename(path.with_suffix(".bad"))
     return found
+
+
+def _members_of(path: Path) -> dict[str, Any]:
+    return foreign.members(foreign.read(path, foreign.LARGEST_STATE)[0])
 
 
 def _write(item: Item) -> bool:

@@ -6,7 +6,6 @@ that a wrong one is never published. A proof is a unit itself, which follows wha
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat
@@ -14,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from math import inf
 from typing import Protocol
 
-from mistamover import fs
+from mistamover import foreign, fs
 from mistamover.checksums import (
     BAG_MANIFESTS,
     DECLARATION,
@@ -24,10 +23,10 @@ from mistamover.checksums import (
     MOST_LINES,
     PAYLOAD,
     SIDECARS,
-    Refused,
     parse_manifest,
     parse_sidecar,
 )
+from mistamover.foreign import Refused
 from mistamover.ledger import View
 from mistamover.options import Settings
 from mistamover.spool import Spool
@@ -50,24 +49,10 @@ def read(name: str, dir_fd: int, most: int) -> tuple[bytes, os.stat_result]:
 
     Raises :class:`Refused`, :class:`NotYet` while somebody writes it, and ``OSError``.
     """
-    try:
-        fd = os.open(name, fs.FILE, dir_fd=dir_fd)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise Refused("it is a link or a socket") from error
-        raise
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise Refused("it is no regular file")
-        if found.st_size > most:
-            raise Refused(f"it has {found.st_size:,} bytes, and may have {most:,}")
+    with foreign.opened(name, most, dir_fd) as (fd, found):
         if fs.is_being_written(fd):
             raise NotYet(f"{name} is being written")
-        with open(fd, "rb", closefd=False) as file:
-            return file.read(most), found
-    finally:
-        os.close(fd)
+        return foreign.content(fd, most), found
 
 
 class Place:

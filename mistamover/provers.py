@@ -17,10 +17,10 @@ from mistamover.checksums import (
     MANIFESTS,
     MOST_BYTES,
     SIDECARS,
-    Refused,
     parse_manifest,
     parse_sidecar,
 )
+from mistamover.foreign import Refused
 from mistamover.options import Settings
 from mistamover.proofs import NotYet as Unproven
 from mistamover.proofs import marked, read

@@ -18,7 +18,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from mistamover import handshake, lane, whole
+from mistamover import foreign, lane, whole
 from mistamover.directories import spool_of
 from mistamover.errors import (
     Fault,
@@ -612,7 +612,7 @@ class Stream:
                 continue
             try:
                 yield self._exchange.named(unit)
-            except handshake.Refused as why:
+            except foreign.Refused as why:
                 self._fail(unit, UnitRefused(str(why)))
 
     def _carry_until_failure(self, waiting: deque[list[Unit]]) -> MistamoverError | None:

@@ -22,6 +22,7 @@ FLOORS = {
     "": 0,  # mistamover/__init__.py
     "errors": 0.2,
     "fs": 0.2,
+    "foreign": 0.4,
     "ini": 0.5,
     "rsync_options": 0.5,
     "digest": 0.5,

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mistamover.foreign import Refused
 from mistamover.handshake import (
     LARGEST,
     Control,
     Extensions,
     Receipt,
-    Refused,
     Status,
     control_name,
     control_text,

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from mistamover.bags import prove
-from mistamover.checksums import Refused, checksum_line, parse_manifest, parse_sidecar
+from mistamover.checksums import checksum_line, parse_manifest, parse_sidecar
 from mistamover.config import load
 from mistamover.errors import ConfigError
+from mistamover.foreign import Refused
 from mistamover.ledger import entries
 from mistamover.stream import Stream
 from tests.program import Local, Result

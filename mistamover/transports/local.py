@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import ClassVar, Self
 
-from mistamover import digest, disk, fs, handshake
+from mistamover import digest, disk, foreign, fs, handshake
 from mistamover.disk import Space
 from mistamover.errors import (
     MistamoverError,
@@ -419,7 +419,7 @@ class Local(Transport):
         assert self._root is not None  # noqa: S101 - it is open
         found: dict[str, bytes] = {}
         for name in names:
-            with suppress(OSError, handshake.Refused):
+            with suppress(OSError, foreign.Refused):
                 found[name] = handshake.read(name, self._root)[0]
         return found
 

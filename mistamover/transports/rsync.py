@@ -19,7 +19,7 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import ClassVar, Self
 
-from mistamover import digest, fs, handshake, rsync_options
+from mistamover import digest, foreign, fs, handshake, rsync_options
 from mistamover.directories import manifest
 from mistamover.disk import Space
 from mistamover.errors import (
@@ -680,7 +680,7 @@ class Rsync(Transport):
             found: dict[str, bytes] = {}
             directory = os.open(tree.path, fs.DIRECTORY)
             for name in names:
-                with suppress(OSError, handshake.Refused):
+                with suppress(OSError, foreign.Refused):
                     found[name] = handshake.read(name, directory)[0]
             os.close(directory)
         return found
