@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol, Self
+from typing import IO, Any, NamedTuple, Protocol, Self
 
-from mistamover import digest, fs, handshake
+from mistamover import digest, foreign, fs, handshake
 from mistamover.errors import Held, SpoolError
 from mistamover.events import Event, Kind, Report, nothing
 from mistamover.foreign import Refused
@@ -38,6 +38,8 @@ PLACE = f"{OWN_NAME}/.arrivals"
 TOGETHER = 256
 MANY = 16
 """Jobs that are put on disk, and answered, TOGETHER; if they are MANY, by one syncfs(2)."""
+LARGEST_JOB = 2**20
+"""Bytes of the file of a job: a few names, and a reason that may hold a path."""
 ASIDE = "arrival-"
 """What begins the names of directories in quarantine that are not those of units."""
 
@@ -198,11 +200,29 @@ class Job:
         return json.dumps({**vars(self), "claim": vars(self.claim)}).encode()
 
 
+class _NotOurs(Refused):
+    """Whoever owns the spool can put files, or our own ones under other names, where our jobs lie."""
+
+    def __str__(self) -> str:
+        return "somebody else put it among our jobs; look who may write in this spool"
+
+
 def _read_job(name: str, dir_fd: int) -> Job:
-    with open(os.open(name, fs.FILE, dir_fd=dir_fd), "rb") as file:
-        said = json.loads(file.read())
-    claim = said["claim"]
-    found = said["found"]
+    """The job, or its record, in a file that we have written under this very name; raises :class:`Refused`."""
+    data, found = foreign.read(name, LARGEST_JOB, dir_fd)
+    if not foreign.is_ours(found):
+        raise _NotOurs
+    try:
+        job = _job(foreign.members(data))
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise Refused("it is no job") from error
+    if name not in (job.file, _receipt_record(job.claim.receipt)):
+        raise _NotOurs
+    return job
+
+
+def _job(said: Mapping[str, Any]) -> Job:
+    claim, found = said["claim"], said["found"]
     return Job(
         said["id"],
         Claim(**{**claim, "seen": Identity(*claim["seen"])}),
@@ -366,11 +386,13 @@ class Arrivals:
         return sorted(jobs, key=lambda job: job.claim.seen.ctime_ns)
 
     def _read(self, name: str) -> list[Job]:
-        """The job of that name; none where a power cut has left nothing of it."""
+        """The job of that name; none where a power cut has left nothing of it, or it is not ours."""
         try:
             return [_read_job(name, self._place)]
-        except (ValueError, KeyError, TypeError, IndexError):
+        except Refused as why:
             os.unlink(name, dir_fd=self._place)
+            if isinstance(why, _NotOurs):
+                self._report(Event(Kind.REFUSED, f"{PLACE}/{name}", str(why)))
             return []
 
     def _decide(self, job: Job) -> Job:

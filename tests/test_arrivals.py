@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from mistamover.arrivals import PLACE, Arrivals, Judgement, Stager
+from mistamover.arrivals import PLACE, Arrivals, Claim, Job, Judgement, Stager, _receipt_record
 from mistamover.config import load
 from mistamover.errors import Held, SpoolError
 from mistamover.events import Event, Kind
-from mistamover.handshake import LARGEST, Status, parse_receipt
+from mistamover.handshake import LARGEST, Receipt, Status, parse_receipt, receipt_text
 from mistamover.options import Settings
+from mistamover.provers import NOBODY
 from mistamover.testing.needs import require
 from mistamover.testing.rig import remount, small_disk
+from mistamover.unit import Identity
 
 RECEIPT = ".{}.1466000000.25.stager-rcpt-bss"
 
@@ -341,6 +343,69 @@ def test_data_files_that_are_none_are_no_data(sender: Sender) -> None:
         assert sender.status(name) is Status.NO_DATA
     assert sender.arrived() == {}
     assert secret.read_bytes() == b"secret"
+
+
+STRANGER = 65534
+
+
+def planted(sender: Sender, name: str, job: Job) -> Path:
+    """What whoever owns the spool may put among our jobs."""
+    path = sender.spool / PLACE / name
+    path.write_bytes(job.text())
+    os.chown(path, STRANGER, STRANGER)
+    return path
+
+
+@pytest.mark.needs("root")
+def test_a_job_that_somebody_else_wrote_is_not_done(sender: Sender) -> None:
+    """Its proof would be removed wherever that is, and its data be published out of the spool."""
+    secret = sender.top / "secret"
+    secret.write_bytes(b"secret")
+    sender.receive()
+    seen = Identity.of(secret.stat())
+    claim = Claim("../out", 5, {}, "../secret", seen, RECEIPT.format("x"))
+    found = Receipt("../out", Status.SUCCESS, 5, "", ".x.thanks")
+    for job in (Job("0" * 16, claim), Job("1" * 16, claim, found)):
+        planted(sender, job.file, job)
+        (sender.spool / PLACE / job.data).write_bytes(b"12345")
+    (sender.spool / PLACE / "link.job").symlink_to(secret)
+    os.mkfifo(sender.spool / PLACE / "fifo.job")
+    events = sender.receive()
+    assert secret.read_bytes() == b"secret"
+    assert {path.name for path in sender.top.iterdir()} == {"incoming", "spool", "secret", "x.ini"}
+    assert sender.left() == []
+    assert sender.place() == ["lock"]
+    told = [event.path for event in events if "somebody else" in event.reason]
+    assert sorted(told) == [f"{PLACE}/{number * 16}.job" for number in "01"]
+
+
+@pytest.mark.needs("root")
+def test_a_record_that_somebody_else_wrote_removes_nothing(sender: Sender) -> None:
+    """A thank-you would remove whatever has the very bytes of a receipt."""
+    sender.receive()
+    receipt = Receipt("x", Status.SUCCESS, 5, "", ".x.1.stager-thanks-bss")
+    name = RECEIPT.format("x")
+    (sender.incoming / name).write_bytes(receipt_text(receipt))
+    planted(sender, _receipt_record(name), Job("0" * 16, Claim("x", 5, {}, "", NOBODY, name), receipt))
+    old(sender.thank(receipt.thankyou, name))
+    sender.receive()
+    assert sender.left() == [name]
+    (sender.spool / PLACE / _receipt_record(name)).write_bytes(b"no job")
+    os.chown(sender.spool / PLACE / _receipt_record(name), 0, 0)
+    old(sender.thank(receipt.thankyou, name))
+    sender.receive()
+    assert sender.left() == [name]
+
+
+def test_a_job_of_ours_counts_under_its_own_name_alone(sender: Sender) -> None:
+    """One that was kept, and is put back after its end, must not end the file that came since."""
+    with Arrivals(sender.settings(), sender.events.append) as arrivals:
+        job = arrivals._take_up(Claim("x", 5, {}, "", NOBODY))
+    here = sender.spool / PLACE
+    os.rename(here / job.file, here / "0000.job")
+    sender.receive()
+    assert sender.place() == ["lock"]
+    assert [event.path for event in sender.events] == [f"{PLACE}/0000.job"]
 
 
 def test_a_receipt_takes_nobody_s_name(sender: Sender) -> None:
