@@ -365,7 +365,7 @@ class Arrivals:
 
     def _write(self, job: Job) -> None:
         draft = f"{job.id}.new"
-        with open(os.open(draft, fs.CREATE, 0o600, dir_fd=self._place), "wb") as file:
+        with open(fs.create(draft, self._place, 0o600), "wb") as file:
             file.write(job.text())
         os.rename(draft, job.file, src_dir_fd=self._place, dst_dir_fd=self._place)
 
@@ -453,7 +453,7 @@ class Arrivals:
         source = os.open(name, fs.FILE, dir_fd=self._arrived)
         try:
             found = os.fstat(source)
-            with open(os.open(draft, fs.CREATE, found.st_mode & 0o777, dir_fd=self._place), "wb") as file:
+            with open(fs.create(draft, self._place, found.st_mode & 0o777), "wb") as file:
                 digest.read_into(lambda part: _write(file, part), source, self._buffer, self._tick)
                 os.utime(file.fileno(), ns=(found.st_mtime_ns, found.st_mtime_ns))
             os.rename(draft, taken, src_dir_fd=self._place, dst_dir_fd=self._place)
@@ -651,7 +651,7 @@ class Arrivals:
     def _move_aside(self, source: str, source_fd: int, name: str, reason: str) -> None:
         place = f"{ASIDE}{os.urandom(4).hex()}"
         aside = self._spool.directory(f"{QUARANTINE}/{place}", create=True)
-        with open(os.open(REASON, fs.CREATE, 0o644, dir_fd=aside), "wb") as file:
+        with open(fs.create(REASON, aside, 0o644), "wb") as file:
             file.write(os.fsencode(f"{name}\n{reason}\n"))
         try:
             fs.rename_aside(source, source_fd, name, aside)
@@ -729,9 +729,9 @@ def set_aside(spool: Path) -> list[Aside]:
     """What was set aside at its arrival, oldest first."""
     found: list[Aside] = []
     for place in (spool / QUARANTINE).glob(f"{ASIDE}*"):
-        with suppress(OSError):
-            name, _, reason = os.fsdecode((place / REASON).read_bytes()).partition("\n")
-            if os.path.lexists(place / name):
+        with suppress(OSError, Refused):
+            name, _, reason = os.fsdecode(foreign.read(place / REASON, LARGEST_JOB)[0]).partition("\n")
+            if handshake.is_plain(name) and os.path.lexists(place / name):
                 found.append(Aside(place.name, place.stat().st_mtime, name, reason.rstrip("\n")))
     return sorted(found, key=lambda one: (one.since, one.number))
 

@@ -23,7 +23,6 @@ LONGEST_NAME = 255
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """O_NONBLOCK: a FIFO that was put in a file's place must not make us wait for its writer."""
-CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 CREATE_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
@@ -88,6 +87,18 @@ def make_directory(name: str, dir_fd: int, mode: int = 0o777) -> None:
     except FileExistsError:
         return
     os.fsync(dir_fd)
+
+
+def create(name: str, dir_fd: int, mode: int = 0o666) -> int:
+    """Open a new file of this name for writing; what had the name is unlinked, and never written into.
+
+    It may be what a crash has left, or somebody's FIFO, or another name of a file that is not ours.
+    """
+    try:
+        return os.open(name, CREATE_NEW, mode, dir_fd=dir_fd)
+    except FileExistsError:
+        os.unlink(name, dir_fd=dir_fd)
+        return os.open(name, CREATE_NEW, mode, dir_fd=dir_fd)
 
 
 def rename_new(source: str, source_fd: int, target: str, target_fd: int) -> None:

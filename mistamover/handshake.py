@@ -237,6 +237,6 @@ def write(name: str, data: bytes, dir_fd: int, draft: str) -> None:
 
     Raises ``FileExistsError`` where the name is taken.
     """
-    with open(os.open(draft, fs.CREATE, 0o666, dir_fd=dir_fd), "wb") as file:
+    with open(fs.create(draft, dir_fd), "wb") as file:
         file.write(data)
     fs.rename_new(draft, dir_fd, name, dir_fd)

@@ -565,7 +565,7 @@ class Spool:
         except OSError as error:
             raise cannot_remove(error) from error
         try:
-            with open(os.open(REASON, fs.CREATE, 0o644, dir_fd=aside), "wb") as file:
+            with open(fs.create(REASON, aside, 0o644), "wb") as file:
                 file.write(os.fsencode(f"{unit.path}\n{reason}\n"))
             parent, name = self._below.parent(unit.path)
             fs.rename_aside(name, parent, name, aside)

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from mistamover.arrivals import PLACE, Arrivals, Claim, Job, Judgement, Stager, _receipt_record
+from mistamover.arrivals import ASIDE, PLACE, Arrivals, Claim, Job, Judgement, Stager, _receipt_record, set_aside
 from mistamover.config import load
 from mistamover.errors import Held, SpoolError
 from mistamover.events import Event, Kind
 from mistamover.handshake import LARGEST, Receipt, Status, parse_receipt, receipt_text
 from mistamover.options import Settings
 from mistamover.provers import NOBODY
+from mistamover.spool import QUARANTINE, REASON
 from mistamover.testing.needs import require
 from mistamover.testing.rig import remount, small_disk
 from mistamover.unit import Identity
@@ -406,6 +407,21 @@ def test_a_job_of_ours_counts_under_its_own_name_alone(sender: Sender) -> None:
     sender.receive()
     assert sender.place() == ["lock"]
     assert [event.path for event in sender.events] == [f"{PLACE}/0000.job"]
+
+
+def test_reasons_that_are_none_are_not_shown(sender: Sender) -> None:
+    quarantine = sender.spool / QUARANTINE
+    makers: dict[str, Callable[[Path], object]] = {
+        "fifo": os.mkfifo,
+        "link": lambda path: path.symlink_to("/etc/passwd"),
+        "outside": lambda path: path.write_text(f"{sender.top}\nwhat?\n"),
+        "good": lambda path: path.write_text("x\nit is no regular file\n"),
+    }
+    for name, make in makers.items():
+        (quarantine / f"{ASIDE}{name}").mkdir(parents=True)
+        (quarantine / f"{ASIDE}{name}" / "x").touch()
+        make(quarantine / f"{ASIDE}{name}" / REASON)
+    assert [one.number for one in set_aside(sender.spool)] == [f"{ASIDE}good"]
 
 
 def test_a_receipt_takes_nobody_s_name(sender: Sender) -> None:

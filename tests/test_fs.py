@@ -392,3 +392,14 @@ def test_a_tree_is_removed_through_no_link_and_but_for_what_may_not_go(tmp_path:
     assert fs.remove_tree("tree", root)
     assert os.listdir(tmp_path) == ["outside"]
     assert (tmp_path / "outside/precious").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("make", [lambda path: os.link(path.parent / "victim", path), os.mkfifo, Path.touch])
+def test_a_new_file_is_new_whatever_had_its_name(tmp_path: Path, root: int, make: Callable[[Path], None]) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"not ours")
+    make(tmp_path / "draft")
+    with open(fs.create("draft", root), "wb") as file:
+        file.write(b"ours")
+    assert victim.read_bytes() == b"not ours"
+    assert (tmp_path / "draft").read_bytes() == b"ours"

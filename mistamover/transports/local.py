@@ -407,7 +407,7 @@ class Local(Transport):
 
     def _put_note(self, name: str, data: bytes) -> None:
         draft = note_name(self, 0)
-        fd = os.open(draft, fs.CREATE, 0o666, dir_fd=self._staging)
+        fd = fs.create(draft, self._staging)
         try:
             _write(fd, memoryview(data))
         finally:
