@@ -11,7 +11,7 @@ import os
 from contextlib import suppress
 from typing import NamedTuple
 
-from mistamover import fs
+from mistamover import foreign, fs
 
 SAYS = "stopped by the disk space monitor of mistamover"
 """How the first line begins."""
@@ -20,6 +20,8 @@ LONGEST = 65536
 """Bytes of such a file, at most."""
 WITHOUT_ROOM = 4_242_424_242
 """The time of modification of one that there was no room for, in nanoseconds since the epoch."""
+
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class StopFile(NamedTuple):
@@ -34,29 +36,23 @@ class StopFile(NamedTuple):
 def read(directory: int, name: str) -> StopFile | None:
     """What the stop file in an open directory says; None where there is none, or it is somebody else's."""
     try:
-        fd = os.open(name, fs.FILE, dir_fd=directory)
-    except OSError:
+        content, found = foreign.read(name, LONGEST, directory)
+    except (OSError, foreign.Refused):
         return None
-    try:
-        found = os.fstat(fd)
-        if not found.st_size:
-            return StopFile("") if found.st_mtime_ns == WITHOUT_ROOM else None
-        return _parsed(os.read(fd, LONGEST))
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
+    if not content:
+        return StopFile("") if found.st_mtime_ns == WITHOUT_ROOM else None
+    return _parsed(content)
 
 
 def _parsed(content: bytes) -> StopFile | None:
     """What it says, provided that it is just as we write it: a line more, and somebody has made it theirs."""
     try:
         first, second, rest = content.decode().split("\n")
-        told = json.loads(second)
+        told = foreign.members(second.encode())
         if not first.startswith(SAYS) or rest:
             return None
         return StopFile(str(told["monitor"]), tuple(map(str, told["file_systems"])))
-    except (ValueError, KeyError, TypeError):
+    except (foreign.Refused, ValueError, KeyError, TypeError):
         return None
 
 
@@ -71,15 +67,10 @@ def put(directory: int, name: str, why: str, told: StopFile) -> bool:
     found = read(directory, name)
     if is_own(found, told.monitor):
         if found != told:
-            _write_again(directory, name, content)
+            with suppress(OSError):  # no room for another file: the old one holds the stream as well
+                _replace(directory, name, told.monitor, content)
         return True
-    with suppress(FileNotFoundError):
-        os.unlink(TEMPORARY, dir_fd=directory)
-    fd = os.open(TEMPORARY, fs.CREATE_NEW, 0o644, dir_fd=directory)
-    try:
-        _write(fd, content)
-    finally:
-        os.close(fd)
+    _draft(directory, content)
     try:
         fs.rename_new(TEMPORARY, directory, name, directory)
     except FileExistsError:
@@ -88,12 +79,26 @@ def put(directory: int, name: str, why: str, told: StopFile) -> bool:
     return True
 
 
-def _write_again(directory: int, name: str, content: bytes) -> None:
-    fd = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+def _draft(directory: int, content: bytes) -> None:
+    fd = fs.create(TEMPORARY, directory, 0o644)
     try:
         _write(fd, content)
     finally:
         os.close(fd)
+
+
+def _replace(directory: int, name: str, monitor: str, content: bytes) -> None:
+    """Put a new file in the place of ours: what has the name may be another name of anybody's file by now.
+
+    Where it is not ours any more when it is out of the way, it gets its name back.
+    """
+    _draft(directory, content)
+    if not fs.exchange(TEMPORARY, directory, name, directory):
+        os.rename(TEMPORARY, name, src_dir_fd=directory, dst_dir_fd=directory)
+        return
+    if not is_own(read(directory, TEMPORARY), monitor):
+        fs.exchange(TEMPORARY, directory, name, directory)
+    os.unlink(TEMPORARY, dir_fd=directory)
 
 
 def _write(fd: int, content: bytes) -> None:
@@ -113,7 +118,9 @@ def take_over(directory: int, name: str, line: str) -> bool:
     if read(directory, name) is None:
         return False
     try:
-        fd = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        fd = os.open(
+            name, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory
+        )
     except FileNotFoundError:
         return False
     try:

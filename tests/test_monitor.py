@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
-from mistamover import board, config, stop_files
+from mistamover import board, config, fs, stop_files
 from mistamover.disk import Level, Need
 from mistamover.heartbeat import read_disks
 from mistamover.ledger import entries
@@ -251,6 +252,7 @@ def test_a_stop_file_says_whose_it_is(tmp_path: Path, place: int) -> None:
         'stopped by the disk space monitor of mistamover: x\n{"monitor": "/state", "file_systems": ["/data"]}\nI',
         'paused\n{"monitor": "/state", "file_systems": ["/data"]}\n',
         "stopped by the disk space monitor of mistamover: x\n[]\n",
+        f"stopped by the disk space monitor of mistamover: x\n{'[' * 60_000}\n",
     ],
 )
 def test_that_of_a_person_is_left_alone(tmp_path: Path, place: int, content: str) -> None:
@@ -278,6 +280,37 @@ def test_that_of_a_person_who_comes_at_the_last_moment_is_left_alone(
     monkeypatch.setattr(os, "rename", slowly)
     assert not stop_files.remove(place, ".stop", "/state")
     assert (tmp_path / "place/.stop").read_text() == "paused by anna"
+
+
+def test_what_has_the_name_is_never_written_into(tmp_path: Path, place: int) -> None:
+    """Whoever owns the spool may make it another name of a file that is not ours."""
+    stop_files.put(place, ".stop", "full", OURS)
+    victim = tmp_path / "victim"
+    os.link(tmp_path / "place/.stop", victim)
+    content = victim.read_bytes()
+    both = OURS._replace(file_systems=("/data", "/more"))
+    assert stop_files.put(place, ".stop", "", both)
+    assert stop_files.read(place, ".stop") == both
+    assert victim.read_bytes() == content
+    assert os.listdir(place) == [".stop"]
+
+
+def test_that_of_a_person_who_comes_while_ours_is_replaced_gets_its_name_back(
+    tmp_path: Path, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_files.put(place, ".stop", "full", OURS)
+    exchange = fs.exchange
+
+    def slowly(*names: Any) -> bool:
+        monkeypatch.undo()
+        (tmp_path / "place/.stop").unlink()
+        (tmp_path / "place/.stop").write_text("paused by anna")
+        return exchange(*names)
+
+    monkeypatch.setattr(fs, "exchange", slowly)
+    stop_files.put(place, ".stop", "", OURS._replace(file_systems=("/more",)))
+    assert (tmp_path / "place/.stop").read_text() == "paused by anna"
+    assert os.listdir(place) == [".stop"]
 
 
 def test_links_lead_nowhere(tmp_path: Path, place: int) -> None:
