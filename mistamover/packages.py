@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from mistamover import digest, fs
+from mistamover import digest, foreign, fs
 from mistamover.directories import DirectorySpool, of_directory, spool_of
 from mistamover.errors import NoRoomHere, SourceMoved, SpoolError, UnitError, UnitRefused
 from mistamover.options import Settings
@@ -71,16 +71,29 @@ def _directory(path: Path) -> Iterator[int]:
 
 
 def _clear(top: int, place: Path) -> None:
-    """Have an empty directory ``place`` below the open directory ``top``, for us alone."""
+    """Have an empty directory ``place`` below the open directory ``top``, for us alone.
+
+    Raises ``PermissionError`` where somebody else has made it, or what it lies in, and could put archives there.
+    """
     below = fs.Below(top)
     try:
         parent = str(place.parent) if place.parent.name else ""
-        fs.make_directory(place.name, below.directory(parent, create=bool(parent)), 0o700)
+        opened = below.directory(parent, create=bool(parent))
+        if parent:
+            _require_ours(opened)
+        fs.make_directory(place.name, opened, 0o700)
         fd = below.directory(str(place))
+        if parent:
+            _require_ours(fd)
         for left in os.listdir(fd):
             os.unlink(left, dir_fd=fd)
     finally:
         below.forget()
+
+
+def _require_ours(directory: int) -> None:
+    if not foreign.is_ours(os.fstat(directory)):
+        raise PermissionError(errno.EPERM, f"its {OWN_NAME} is somebody else's, or everybody may write there")
 
 
 def readable(settings: Settings) -> Spool:

@@ -499,6 +499,25 @@ def test_no_link_leads_those_who_clear_the_place_of_archives_elsewhere(local: Ri
     assert (work / ".mistamover/faults").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("theirs", [".mistamover", ".mistamover/faults"])
+def test_no_archive_is_made_where_somebody_else_could_put_another(local: Rig, theirs: str) -> None:
+    work = local.base / "work"
+    local.write({**WHOLE, "outgoing": {"package": "tar", "work_dir": work}})
+    fill(local.spool / "one")
+    (work / theirs).mkdir(parents=True)
+    os.chown(work / theirs, 65534, 65534)
+    run = local.run()
+    assert run.code == 1, run.text
+    assert "its .mistamover is somebody else's" in run.text
+    assert os.listdir(local.target) == []
+    os.chown(work / theirs, 0, 0)
+    (work / theirs).chmod(0o777)
+    assert local.run().code == 1
+    (work / theirs).chmod(0o755)
+    assert local.run().paths("removed") == {"one"}
+
+
 @pytest.mark.needs("root", "mount", "umount")
 def test_where_there_is_no_room_for_an_archive_the_directory_waits(local: Rig) -> None:
     work = local.base / "work"
