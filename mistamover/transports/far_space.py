@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 
 from mistamover.disk import Space, room
-from mistamover.transports.ssh import guarded
+from mistamover.processes import guarded
 
 _NUMBERS = re.compile(rb"^\S.*?\s([0-9]+)\s+([0-9]+)\s+(-?[0-9]+)\s+(?:[0-9]+%|-)\s", re.MULTILINE)
 

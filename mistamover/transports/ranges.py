@@ -15,7 +15,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from hashlib import sha256
 from typing import NamedTuple, Self
@@ -85,6 +85,8 @@ class Siblings:
         self._connection = connection
         self._made: dict[int, ssh.Connection] = {}
         self._clients: list[SftpClient | None] = [None] * most
+        self.threads = ThreadPoolExecutor(1 + most, "range")
+        """Of those who send, also over the first connection; kept as well, for a program ends with its thread."""
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -109,9 +111,8 @@ class Siblings:
 
     def close(self) -> None:
         """Log out of all, at the same time."""
-        if self._made:
-            with ThreadPoolExecutor(len(self._made)) as threads:
-                threads.map(ssh.Connection.close, self._made.values())
+        self.threads.map(ssh.Connection.close, self._made.values())
+        self.threads.shutdown()
         self._made.clear()
 
 
@@ -150,13 +151,16 @@ class RangedFile:
         try:
             self._handles = self._opened(client)
         except TargetDown:  # it may be one that cannot be opened again
-            for path in self._part:
-                client.post(Packet.REMOVE, string(path), wire.ignore)
+            self._remove(client)
             self._handles = self._opened(client)
         have = self._noted(client)
         numbers = range(-(-self._size // RANGE))
         self._waiting.extend(_Range(number, self._size) for number in numbers if number not in have)
         return self._handles.file
+
+    def _remove(self, client: SftpClient) -> None:
+        for path in self._part:
+            client.post(Packet.REMOVE, string(path), wire.ignore)
 
     def _opened(self, client: SftpClient) -> _Handles:
         replies: list[wire.Reply] = []
@@ -190,23 +194,25 @@ class RangedFile:
         """It is not to be whole now, and perhaps never."""
         client.post(Packet.CLOSE, self._handles.notes, wire.ignore)
         if not resumable:
-            for path in self._part:
-                client.post(Packet.REMOVE, string(path), wire.ignore)
+            self._remove(client)
         client.post(Packet.CLOSE, self._handles.file, then)
 
     # -- the ranges --------------------------------------------------------------------------------------
 
-    def send(self, client: SftpClient, siblings: Siblings | None) -> None:
-        """Send what is missing, the first connection's thread among those that do; hashes the source meanwhile.
+    def send(self, client: SftpClient, siblings: Siblings, *, over_all: bool) -> None:
+        """Send what is missing, over the first connection or over all; hashes the source meanwhile.
 
         Raises ``UnitError`` where that is the unit's fault, or the target does not take it, and ``TargetDown``
         where the first connection breaks.
         """
-        others = range(len(siblings)) if siblings else ()
-        with ThreadPoolExecutor(1 + len(others), "range") as threads:
-            carrying = [threads.submit(self._carry, client, self._handles)]
-            carrying += [threads.submit(self._carry_by, siblings, number) for number in others if siblings]
+        threads = siblings.threads
+        carrying = [threads.submit(self._carry, client, self._handles)]
+        others = range(len(siblings) if over_all else 0)
+        carrying += [threads.submit(self._carry_by, siblings, number) for number in others]
+        try:
             self._hash()
+        finally:
+            wait(carrying)
         for one in carrying:
             one.result()  # a fault of our own is not to pass for bytes that arrived
         self._carry(client, self._handles)  # what broken connections left

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, Self
 
 from mistamover.errors import TargetDown, TargetRefused
-from mistamover.transports.ssh import guarded
+from mistamover.processes import guarded
 
 GLANCE = 0.2
 """Seconds between two looks at whether a run still moves, and whether we are to stop."""

@@ -405,7 +405,7 @@ class Sftp(Transport):
             self._not_opened(upload, error)
             return
         try:
-            ranged.send(client, self._siblings if self._is_far else None)
+            ranged.send(client, self._siblings, over_all=self._is_far)
             upload.sent = upload.source.finish()
         except UnitError as error:
             upload.error = error

@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from mistamover.errors import MistamoverError, TargetDown, TargetRefused
 from mistamover.options import Settings, SshLogIn
+from mistamover.processes import guarded
 
 if TYPE_CHECKING:
     import paramiko
@@ -143,7 +144,7 @@ class _LogIn:
     def hold(self, more: Sequence[str]) -> None:
         """Log in and start nothing there, until other programs do; ``more`` are options of ssh(1)."""
         if self.carrier is None:
-            argv = [*guarded(), "ssh", *self.options(), *more, "-N", "--", str(self.settings.outgoing.target_host)]
+            argv = ["ssh", *self.options(), *more, "-N", "--", str(self.settings.outgoing.target_host)]
             self.carrier = PipeChannel(argv, self.settings)
         timeout = ssh_log_in(self.settings).connect_timeout
         end = time.monotonic() + timeout
@@ -273,11 +274,6 @@ def private_directory(settings: Settings) -> str:
     return tempfile.mkdtemp(prefix=f"{SOCKETS}{os.getpid()}-", dir=state)
 
 
-def guarded() -> list[str]:
-    """What a command begins with to end with the thread that started it, as when we are killed."""
-    return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-
-
 def _is_running(process: str) -> bool:
     return Path(f"/proc/{process}").exists()
 
@@ -324,7 +320,10 @@ def _quoted(path: Path) -> str:
 
 
 class PipeChannel(Channel):
-    """A program of this host whose standard input and output lead to the far side."""
+    """A program of this host whose standard input and output lead to the far side.
+
+    It ends with the thread that started it, also while nothing comes over its line.
+    """
 
     def __init__(self, argv: Sequence[str], settings: Settings) -> None:
         self._settings = settings
@@ -332,7 +331,7 @@ class PipeChannel(Channel):
         self._messages: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the program
         # A session of its own: Ctrl-C at our terminal is for us to answer, not for ssh.
         self._process = subprocess.Popen(
-            argv,
+            [*guarded(), *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._messages,
