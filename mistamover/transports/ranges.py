@@ -141,13 +141,16 @@ class RangedFile:
 
     # -- beginning and end -------------------------------------------------------------------------------
 
-    def open(self, client: SftpClient) -> bytes:
-        """Open what an earlier try of this version has left, or begin anew; gives the handle of the file.
+    def open(self, client: SftpClient, *, resume: bool) -> bytes:
+        """Open what an earlier try of this version has left, if that is to be used; gives the handle of the file.
 
-        Raises ``TargetDown`` where neither can be done.
+        Raises ``TargetDown`` where it can neither be opened nor begun anew.
         """
-        for path in self._part:
-            client.write(client.renaming(path + _SWEPT, path, wire.ignore))
+        if resume:
+            for path in self._part:
+                client.write(client.renaming(path + _SWEPT, path, wire.ignore))
+        else:
+            self._remove(client)
         try:
             self._handles = self._opened(client)
         except TargetDown:  # it may be one that cannot be opened again

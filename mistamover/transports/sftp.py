@@ -400,7 +400,8 @@ class Sftp(Transport):
         client, unit = self._client, upload.unit
         ranged = ranges.RangedFile(upload.source, ranges.Part.of(unit, self._begin), self.tick)
         try:
-            upload.handle = ranged.open(client)
+            # What a power cut there took from under its notes is found by its bytes alone.
+            upload.handle = ranged.open(client, resume=self.proof in (Proof.DIGEST, Proof.READBACK))
         except TargetDown as error:
             self._not_opened(upload, error)
             return

@@ -109,6 +109,15 @@ def test_another_version_has_nothing_of_the_first(far: Rig, wire: Relay) -> None
     assert wire.carried > BIG
 
 
+def test_where_no_bytes_are_compared_nothing_is_resumed(far: Rig, wire: Relay) -> None:
+    far.write({"outgoing": {"verify": "size"}})
+    interrupted(far, wire)
+    with Watcher(far.oracle):
+        assert far.run().code == 0
+    far.oracle.check()
+    assert wire.carried > BIG
+
+
 def test_what_was_spoilt_at_the_target_is_found_and_sent_again(far: Rig, wire: Relay) -> None:
     interrupted(far, wire)
     [part] = parts(far)
