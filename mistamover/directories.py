@@ -244,6 +244,9 @@ class DirectorySpool(Spool):
         finally:
             below.forget()
 
+    def _is_as_found(self, name: str, dir_fd: int, identity: Identity) -> bool:
+        return self._take_census(dir_fd, name).identity.is_same_but_for_ctime(identity)
+
     def _is_still(self, name: str, dir_fd: int, identity: Identity) -> bool:
         return self._is_as_sent(name, dir_fd, identity)
 

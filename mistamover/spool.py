@@ -557,7 +557,10 @@ class Spool:
     # -- set aside ---------------------------------------------------------------------------------------
 
     def quarantine(self, unit: Unit, record: int, reason: str) -> None:
-        """Set a unit aside, with the reason beside it, until :meth:`release`. A mirrored one stays in place."""
+        """Set a unit aside, with the reason beside it, until :meth:`release`. A mirrored one stays in place.
+
+        Raises :class:`SourceMoved` where another one, or another version, has taken its place.
+        """
         if self._mirror:
             return
         try:
@@ -569,10 +572,23 @@ class Spool:
                 file.write(os.fsencode(f"{unit.path}\n{reason}\n"))
             parent, name = self._below.parent(unit.path)
             fs.rename_aside(name, parent, name, aside)
+            if not self._is_as_found(name, aside, unit.identity):
+                with suppress(FileExistsError):  # then it stays here, as the record says
+                    fs.rename_new(name, aside, name, parent)
+                    raise SourceMoved("it changed before it was set aside")
         except OSError as error:
             raise cannot_remove(error) from error
         finally:
+            self._leave_no_empty_place(record, aside)
             os.close(aside)
+
+    def _leave_no_empty_place(self, record: int, aside: int) -> None:
+        """Remove a place in quarantine that holds nothing but a reason."""
+        with suppress(OSError):
+            if set(os.listdir(aside)) <= {REASON}:
+                with suppress(FileNotFoundError):
+                    os.unlink(REASON, dir_fd=aside)
+                os.rmdir(str(record), dir_fd=self._below.directory(QUARANTINE))
 
     def release(self, path: str, record: int) -> None:
         """Put a unit back from quarantine under its name; raises ``UnitError`` where that is taken."""
@@ -613,6 +629,10 @@ class Spool:
             raise cannot_remove(error) from error
         finally:
             os.close(aside)
+
+    def _is_as_found(self, name: str, dir_fd: int, identity: Identity) -> bool:
+        """Whether what was just renamed is what was found."""
+        return _is_unchanged(name, dir_fd, identity)
 
     def _is_still(self, name: str, dir_fd: int, identity: Identity) -> bool:
         """Whether what was set aside is what it was, and nobody writes to it."""

@@ -847,8 +847,10 @@ class Stream:
     def _set_aside(self, unit: Unit, record: int, reason: str, why: UnitError | None = None) -> None:
         try:
             self._spool.quarantine(unit, record, reason)
-        except SourceGone:
-            self._tell(Event(Kind.VANISHED, unit.path, "it is gone", unit))
+        except (SourceGone, SourceMoved) as error:
+            self._ledger.release(record)
+            kind = Kind.VANISHED if isinstance(error, SourceGone) else Kind.CHANGED
+            self._tell(Event(kind, unit.path, str(error), unit))
             return
         except UnitError as error:
             reason = f"{reason}; and {error}"

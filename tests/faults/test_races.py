@@ -132,6 +132,36 @@ def test_it_is_deleted(either: Rig) -> None:
     either.run_clean()
 
 
+def test_it_is_deleted_just_as_it_is_set_aside(local: Rig) -> None:
+    """Nothing says then that it were in quarantine."""
+    put(local)
+    local.oracle.put_at_target("file", b"theirs")
+    aside = local.spool / ".mistamover/quarantine"
+    (aside / "1").mkdir(parents=True)
+    before_it = Moment("renameat2", place="spool/.mistamover/quarantine/1")
+    run = while_held(local, before_it, lambda: local.oracle.delete("file"))
+    assert run.paths("vanished") == {"file"}, run.text
+    assert not run.of("quarantined")
+    assert local.oracle.records("quarantined") == []
+    assert list(aside.iterdir()) == []
+
+
+def test_it_is_replaced_just_as_it_is_set_aside(local: Rig) -> None:
+    """What took its place has failed in nothing."""
+    put(local)
+    theirs = local.oracle.put_at_target("file", b"theirs")
+    aside = local.spool / ".mistamover/quarantine"
+    (aside / "1").mkdir(parents=True)
+    before_it = Moment("renameat2", place="spool/.mistamover/quarantine/1")
+    run = while_held(local, before_it, lambda: local.oracle.replace("file", b"the next"))
+    assert run.paths("changed") == {"file"}, run.text
+    assert local.oracle.records("quarantined") == []
+    assert list(aside.iterdir()) == []
+    theirs.unlink()
+    local.oracle.theirs.clear()
+    local.run_clean()
+
+
 def test_its_directory_is_renamed(any_way: Rig) -> None:
     data = content()
     any_way.oracle.put("old/file", data)
