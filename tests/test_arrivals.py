@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mistamover import fs, handshake
 from mistamover.arrivals import ASIDE, PLACE, Arrivals, Claim, Job, Judgement, Stager, _receipt_record, set_aside
 from mistamover.config import load
 from mistamover.errors import Held, SpoolError
@@ -149,6 +150,64 @@ def test_many_files_are_taken_in_one_pass(sender: Sender) -> None:
     assert time.monotonic() - began < 60
     assert sender.arrived() == contents
     assert {sender.status(name) for name in contents} == {Status.SUCCESS}
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_it_is_on_disk_before_anybody_is_told(sender: Sender, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """The file, its name, and the decision; one by one, or all of the file system at once."""
+    on_disk: set[tuple[int, int]] = set()
+    synced: list[int] = []
+    untold: set[str] = set()
+    fsync, sync_all, write = os.fsync, fs.sync_file_system, handshake.write
+
+    def noted(fd: int) -> None:
+        on_disk.add(Identity.of(os.fstat(fd))[:2])
+        fsync(fd)
+
+    def all_noted(fd: int) -> bool:
+        synced.append(fd)
+        return sync_all(fd)
+
+    def told(name: str, data: bytes, dir_fd: int, draft: str) -> None:
+        arrived = parse_receipt(data).name
+        untold.remove(arrived)
+        decisions = [path for path in (sender.spool / PLACE).glob("*.job") if arrived in path.read_text()]
+        assert len(decisions) == 1
+        for path in (sender.spool / arrived, *decisions):
+            assert synced or Identity.of(path.stat())[:2] in on_disk
+        assert Identity.of(sender.spool.stat())[:2] in on_disk
+        write(name, data, dir_fd, draft)
+
+    for number in range(count):
+        untold.add(f"radar-{number:02}.dat")
+        sender.push(f"radar-{number:02}.dat", b"echoes")
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(fs, "sync_file_system", all_noted)
+    monkeypatch.setattr(handshake, "write", told)
+    sender.receive()
+    assert not untold
+    assert bool(synced) == (count > 1)
+
+
+def test_the_control_file_of_the_next_attempt_is_not_taken_with_that_of_the_last(sender: Sender) -> None:
+    class Overtaken(Stager):
+        """A sender that does not wait asks anew when its first control file was just read."""
+
+        def judge(self, names: Iterable[str], dir_fd: int, now: float) -> Iterator[Judgement]:
+            for judgement in super().judge(names, dir_fd, now):
+                sender.claim("radar.dat", b"echoes", receipt=".radar.dat.2.stager-rcpt-bss").rename(second)
+                second.rename(first)
+                yield judgement
+
+    second = sender.incoming / "second"
+    first = sender.push("radar.dat", b"echoes")
+    with Arrivals(sender.settings(), sender.events.append, Overtaken(sender.settings())) as arrivals:
+        arrivals.run_pass()
+    assert sender.status("radar.dat") is Status.SUCCESS
+    assert sender.left() == [RECEIPT.format("radar.dat"), first.name]
+    sender.push("radar.dat", b"echoes", receipt=".radar.dat.2.stager-rcpt-bss")
+    sender.receive()
+    assert parse_receipt((sender.incoming / ".radar.dat.2.stager-rcpt-bss").read_bytes()).status is Status.SUCCESS
 
 
 def test_times_and_empty_files_come_through(sender: Sender) -> None:
