@@ -7,12 +7,16 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from mistamover.config import load
+from mistamover.exchange import Exchange
 from mistamover.handshake import LARGEST
-from mistamover.ledger import entries
+from mistamover.ledger import Ledger, entries
+from mistamover.unit import Identity, Unit
 from tests.old_partner import OldReceiver, OldSender
 from tests.program import Local, Result, ended
 from tests.sshd import wait_for
@@ -302,6 +306,17 @@ def test_a_source_that_changes_meanwhile_is_sent_again(local: Local, old: OldRec
     assert (local.top / "kept/radar.dat").read_bytes() == b"second"
     assert local.names(local.spool) == set()
     assert left(local) == set()
+
+
+def test_each_attempt_asks_for_a_receipt_of_its_own(local: Local) -> None:
+    """However soon one follows the other: what the first is answered says nothing about the second."""
+    with closing(Ledger(local.state / "x", "there", "sha256")) as ledger:
+        exchange = Exchange(load(local.ini, None, {}), ledger)
+        for size in (1, 2, 3):
+            exchange.begin([Unit("radar.dat", Identity(1, 2, size, 4, 5), md5="0" * 32)], 1466000000.25)
+        asked = {asked.unit.size: asked.receipt for asked in ledger.handshakes()}
+    assert asked.keys() == {1, 2, 3}
+    assert len(set(asked.values())) == 3
 
 
 def test_a_name_that_is_taken_there_waits(local: Local, old: OldReceiver) -> None:
