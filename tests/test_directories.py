@@ -18,12 +18,12 @@ import pytest
 from mistamover import fs, whole
 from mistamover.config import load
 from mistamover.directories import spool_of
-from mistamover.errors import SourceMoved
+from mistamover.errors import NotVerified, SourceMoved
 from mistamover.events import Event, Kind
 from mistamover.lane import Lane
 from mistamover.packages import prepare_place, readable
 from mistamover.stream import Stream
-from mistamover.testing.rig import noise, small_disk, tree, write
+from mistamover.testing.rig import flip, noise, small_disk, tree, write
 from mistamover.transports.local import Local
 from mistamover.unit import Ignored, Outcome, Unit, named
 from tests.faults.oracle import digest_of
@@ -303,6 +303,52 @@ def test_what_changes_while_it_is_sent_is_not_published(local: Rig, package: str
             assert sorted(set(os.listdir(local.target)) - {".mistamover"}) == target
             assert os.listdir(local.staging) == []
     assert package != "none" or tree(local.target / "one") == tree(source)
+
+
+# -- what its files come to ----------------------------------------------------------------------------------
+
+
+class Damaging(Local):
+    """Loses a bit of one file of each part before it is proven."""
+
+    def verify(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        flip(next(Path(self.staging, unit.staged) for unit in units if unit.size), 0)
+        return super().verify(units)
+
+
+class Doubting(Local):
+    """Proves one file of each part by its size alone."""
+
+    def verify(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        for outcome in super().verify(units):
+            is_last = outcome.unit.staged == units[-1].staged
+            yield Outcome(outcome.unit._replace(proof="size")) if is_last else outcome
+
+
+def delivered_by(kind: type[Local], local: Rig) -> Outcome:
+    """What comes of the directory ``one`` by such a transport."""
+    fill(local.spool / "one", ONE)
+    local.write(WHOLE)
+    settings = load(local.stream, None, {})
+    with ExitStack() as stack:
+        spool = stack.enter_context(closing(spool_of(settings, mirror=True)))
+        transport = stack.enter_context(closing(kind(settings, spool))).open()
+        (unit,) = named(list(spool.scan(Ignored(()))), f"{transport.tag}5eed", 0)
+        (outcome,) = whole.deliver(transport, [unit], Lane())
+    return outcome
+
+
+def test_a_directory_with_a_damaged_file_is_not_published(local: Rig) -> None:
+    outcome = delivered_by(Damaging, local)
+    assert isinstance(outcome.error, NotVerified)
+    assert os.listdir(local.target) == [".mistamover"]
+    assert os.listdir(local.staging) == []
+
+
+def test_the_proof_of_a_directory_is_the_weakest_of_its_files(local: Rig) -> None:
+    outcome = delivered_by(Doubting, local)
+    assert outcome.error is None
+    assert outcome.unit.proof == "size"
 
 
 @pytest.mark.parametrize("moment", ["delivered", "captured"])
