@@ -1,0 +1,85 @@
+"""The detectors are tested: each promise is broken on purpose in a copy of the program, and a test has to go red.
+
+A mutation that survives is a missing test. So that the table in ``mutations.py`` follows the program, each text has
+to be in it exactly once, and each test has to be there: that is looked at in every run of the tests.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from mistamover import testing
+from tests.faults.mutations import MUTATIONS, Mutation
+from tests.test_fault_table import ROOT, names_in
+
+PROMISES = range(1, 10)
+"""Those of docs/design.rst."""
+SUITES = Path(testing.__file__).parent / "contract.py"
+"""Where tests are that classes of tests have from others."""
+BESIDE = ("pyproject.toml", "bin", "conf", "docs", "benchmarks")
+"""What tests look for next to the package."""
+EVERY = "campaign or not campaign"
+
+
+def test_each_mutation_fits() -> None:
+    """Its text is there, and its test."""
+    assert [wrong for mutation in MUTATIONS for wrong in what_does_not_fit(mutation)] == []
+
+
+def what_does_not_fit(mutation: Mutation) -> Iterator[str]:
+    count = source_of(mutation.file).count(mutation.old)
+    if count != 1:
+        yield f"{mutation}: its text is {count} times in {mutation.file}: have the table follow the program"
+    path, *_, name = mutation.test.split("::")
+    if name not in names_in(ROOT / path) | names_in(SUITES):
+        yield f"{mutation}: {path} has no test {name}"
+
+
+@cache
+def source_of(file: str) -> str:
+    return (ROOT / "mistamover" / file).read_text()
+
+
+def test_each_promise_is_broken() -> None:
+    assert {mutation.promise for mutation in MUTATIONS} == set(PROMISES)
+    assert len({str(mutation) for mutation in MUTATIONS}) == len(MUTATIONS)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
+def test_a_mutation_is_caught(tmp_path: Path, mutation: Mutation) -> None:
+    run = mutated(tmp_path / "mutant", mutation)
+    if run.returncode == 0 and re.search(r" skipped", run.stdout) and not re.search(r" passed", run.stdout):
+        pytest.skip(f"its test was not run: {run.stdout.strip().splitlines()[-1]}")
+    assert run.returncode == 1, f"survived: nothing else than this broke promise {mutation.promise}:\n{run.stdout}"
+    assert re.search(r"^FAILED ", run.stdout, re.MULTILINE), f"no test failed, but something broke:\n{run.stdout}"
+
+
+def mutated(place: Path, mutation: Mutation) -> subprocess.CompletedProcess[str]:
+    """Run the mutation's test on a copy of the program in which it is made."""
+    for name in ("mistamover", "tests"):
+        shutil.copytree(ROOT / name, place / name)
+    for name in BESIDE:
+        (place / name).symlink_to(ROOT / name)
+    path = place / "mistamover" / mutation.file
+    path.write_text(path.read_text().replace(mutation.old, mutation.new))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-rf", "-m", EVERY, "-p", "no:cacheprovider", mutation.test],
+        cwd=place,
+        env={**kept, "PYTHONPATH": str(place)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
