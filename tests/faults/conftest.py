@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mistamover.testing.needs import find, require
+from tests.faults import kills
 from tests.faults.faulty_server import FaultyServer, write_wrapper
 from tests.faults.relay import Relay
 from tests.faults.rig import Rig
@@ -77,6 +78,21 @@ def relay(sshd: Sshd) -> Iterator[Relay]:
     """A wire to the shared server that can be cut."""
     with Relay(sshd.port) as wire:
         yield wire
+
+
+@pytest.hookimpl(tryfirst=True)  # before the report is made, which takes them along
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    if call.when == "call":
+        item.user_properties += kills.taken()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for every in terminalreporter.stats.values() for report in every]
+    called = [report for report in reports if getattr(report, "when", "") == "call"]
+    if hit := kills.of_all(each for report in called for each in report.user_properties):
+        terminalreporter.section("kill points")
+        for protocol, count in sorted(hit.items()):
+            terminalreporter.write_line(f"{protocol}: {count:,}")
 
 
 MakeDisk = Callable[..., Path]

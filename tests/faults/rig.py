@@ -17,6 +17,7 @@ import psutil
 
 import mistamover
 from mistamover.testing.needs import find
+from tests.faults import kills
 from tests.faults.oracle import Oracle
 from tests.faults.zygote import environment, zygote
 from tests.ftpd import PASSWORD as FTP_PASSWORD
@@ -141,6 +142,10 @@ class Rig:
         file.write_text(f"[{server.host}]:{self.port} {key}\n")
         return file
 
+    @property
+    def protocol(self) -> str:
+        return str(self._far_side()["outgoing"]["transfer_protocol"])
+
     # -- runs ----------------------------------------------------------------------------------------------
 
     def start(self, *, under: Sequence[str] = (), once: bool = True) -> subprocess.Popen[bytes]:
@@ -160,7 +165,10 @@ class Rig:
     def run(self, *, under: Sequence[str] = ()) -> Run:
         """One pass, to its end."""
         if under or self.package != PACKAGE.parent:
-            return finished(self.start(under=under))
+            run = finished(self.start(under=under))
+            if was_killed(run):
+                kills.note(self.protocol)
+            return run
         return _run(*zygote(self.package).run(self._arguments(once=True), self.base, DEADLINE))
 
     def run_clean(self) -> Run:

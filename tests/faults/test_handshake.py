@@ -27,6 +27,7 @@ from mistamover.options import Settings
 from mistamover.stream import Stream, state_directory, target_name
 from mistamover.testing.rig import files, noise
 from tests import ftpd
+from tests.faults import kills
 from tests.ftpd import Proftpd
 from tests.rsyncd import PASSWORD, USER, Rsyncd
 from tests.sshd import Sshd
@@ -50,7 +51,10 @@ def killed_at(number: int, work: Callable[[], object]) -> bool:
         _kill_at(number)
         work()
         os._exit(0)
-    return _ended(child) == -signal.SIGKILL
+    was_killed = _ended(child) == -signal.SIGKILL
+    if was_killed:
+        kills.note("steps of one process, without a protocol")
+    return was_killed
 
 
 def _ended(child: int) -> int:
