@@ -421,6 +421,17 @@ def test_what_is_moved_into_a_proven_directory_is_kept_however_old_it_looks(
     assert [path.read_bytes() for path in left] == [b"old"]
 
 
+def test_what_is_open_for_writing_in_a_proven_directory_is_kept(
+    local: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(local.spool / "one", ONE)
+    with ExitStack() as stack, Stream(load(local.stream, None, {})) as stream:
+        when_proven(monkeypatch, lambda proven: stack.enter_context(open(proven / "a", "ab")), local)
+        stream.run_pass(patient=False)
+    left = [path for path in (local.spool / ".mistamover/trash").rglob("*") if path.is_file()]
+    assert [path.read_bytes() for path in left] == [b"a"]
+
+
 def test_what_is_left_of_a_proven_directory_never_replaces_all_of_it(
     local: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

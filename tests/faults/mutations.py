@@ -140,14 +140,6 @@ NOTHING_IS_LOST = [
     ),
     Mutation(
         1,
-        "removes a directory that has changed since",
-        "directories.py",
-        "if self._identity(unit.path) != unit.identity:\n            raise SourceMoved(_CHANGED)",
-        "if False:\n            raise SourceMoved(_CHANGED)",
-        "tests/test_directories.py::test_what_changes_after_it_was_sent_is_not_removed",
-    ),
-    Mutation(
-        1,
         "removes a captured directory that has changed",
         "directories.py",
         "if not self._is_as_sent(aside, trash, unit.identity):",
@@ -168,7 +160,7 @@ NOTHING_IS_LOST = [
         "directories.py",
         "or is_late or fs.is_open_for_writing(file, dir_fd)",
         "or is_late",
-        "tests/test_directories.py::test_what_is_written_into_a_proven_directory_is_kept",
+        "tests/test_directories.py::test_what_is_open_for_writing_in_a_proven_directory_is_kept",
     ),
     Mutation(
         1,
@@ -730,7 +722,7 @@ UNVERIFIABLE_IS_NOT_VERIFIED = [
         "transports/contract.py",
         "if proof not in possible:",
         "if False:",
-        "tests/transports/test_sftp_paramiko.py::test_a_server_without_a_shell_serves_by_readback",
+        f"{LOCAL}::test_the_strongest_proof_is_taken_unless_another_is_asked_for",
     ),
     Mutation(
         6,
