@@ -21,11 +21,11 @@ from mistamover.errors import NameTaken, NotVerified, TargetRefused, TooManyConn
 from mistamover.events import Event, Kind, Report
 from mistamover.stream import Stream
 from mistamover.testing.contract import ConnectionContract, SendingContract, Server, TransportContract
-from mistamover.testing.rig import BIG, Rig, by_path, deliver, failed, files, good, noise, prove, tree, write
+from mistamover.testing.rig import BIG, Rig, by_path, deliver, failed, files, flip, good, noise, prove, tree, write
 from mistamover.transports import ftp
 from mistamover.transports.contract import Proof
 from mistamover.transports.ftp_client import Reply
-from mistamover.unit import BATCH_FILES
+from mistamover.unit import BATCH_FILES, named
 from tests import strange_ftpd
 from tests.daemon import Daemon, running
 from tests.ftpd import PASSWORD, USER, Certificate, Options, Proftpd, to, within_tls
@@ -52,6 +52,16 @@ class TestProftpd(ByFtp, TransportContract):
 
     def options(self, request: pytest.FixtureRequest) -> Options:
         return to(request.getfixturevalue("proftpd"))
+
+    def test_what_was_damaged_after_the_server_hashed_it_on_its_way_is_found(self, rig: Rig) -> None:
+        """It remembers such digests by path, size and time, of the kind that it was asked for last."""
+        transport = rig.open()
+        for number in range(3):
+            rig.put("file", noise(BIG, str(number)))
+            (sent,) = good(transport.send(named(rig.units(transport), f"{transport.tag}5eed", number)))
+            flip(rig.staged(sent), BIG // 2)
+            (outcome,) = transport.verify([sent])
+            assert isinstance(outcome.error, NotVerified), number
 
     def test_a_directory_that_another_lane_makes_between_two_looks_is_one(
         self, rig: Rig, monkeypatch: pytest.MonkeyPatch
