@@ -309,6 +309,14 @@ NOBODY_READS_HALF_A_FILE = [
         "self._mark(marker, tree)\n        for outcome in self.publish(files):",
         "tests/faults/test_kill_directories.py::test_rsync",
     ),
+    Mutation(
+        2,
+        "sends an archive of a directory that changed meanwhile",
+        "packages.py",
+        "if spool.identity(unit.path) != unit.identity:",
+        "if False:",
+        "tests/test_directories.py::test_what_changes_while_it_is_sent_is_not_published",
+    ),
 ]
 
 NOTHING_IS_OVERWRITTEN = [
@@ -433,6 +441,14 @@ NOTHING_IS_OVERWRITTEN = [
         "if not first.startswith(SAYS) or rest:",
         "if not first.startswith(SAYS):",
         "tests/test_monitor.py::test_a_persons_pause_outlives_that_of_the_monitor",
+    ),
+    Mutation(
+        3,
+        "has a mirror replace what it never delivered",
+        "stream.py",
+        "is_update = self._mirror and self._ledger.has_delivered(unit.path)",
+        "is_update = self._mirror",
+        "tests/test_cli.py::test_a_mirror_replaces_what_it_delivered_and_nothing_else",
     ),
 ]
 
@@ -589,6 +605,30 @@ DELETE_LAST = [
         "self._sync([job for job in decided if job.found])",
         "pass",
         "tests/test_arrivals.py::test_it_is_on_disk_before_anybody_is_told",
+    ),
+    Mutation(
+        4,
+        "asks a disk again that could not be synced",
+        "transports/local.py",
+        "asking again would be told that all is well.\n",
+        "asking again would be told that all is well.\n            return False\n",
+        "tests/faults/test_writes.py::test_a_sync_here_fails",
+    ),
+    Mutation(
+        4,
+        "overlooks that the far side could not put names on disk",
+        "transports/sftp.py",
+        "if failed:\n            raise TargetDown",
+        "if False:\n            raise TargetDown",
+        "tests/faults/test_writes.py::test_names_cannot_be_put_on_disk",
+    ),
+    Mutation(
+        4,
+        "overlooks that the far side could not close a file",
+        "transports/sftp.py",
+        "self.answered(kind, body)\n        self.is_answered = True",
+        "self.is_answered = True",
+        "tests/faults/test_writes.py::test_a_file_cannot_be_closed",
     ),
 ]
 
@@ -851,6 +891,14 @@ UNVERIFIABLE_IS_NOT_VERIFIED = [
         "proof = max((file.proof",
         "proof = min((file.proof",
         "tests/test_directories.py::test_the_proof_of_a_directory_is_the_weakest_of_its_files",
+    ),
+    Mutation(
+        6,
+        "moves by a record that it does not understand",
+        "ledger.py",
+        "if version > VERSION:",
+        "if False:",
+        "tests/test_ledger.py::test_a_ledger_of_a_newer_version_is_left_alone",
     ),
 ]
 
@@ -1163,6 +1211,14 @@ SECRETS_STAY_SECRET = [
         "UMASK = 0o027",
         "UMASK = 0",
         "tests/test_service.py::test_it_writes_nothing_that_others_may_change",
+    ),
+    Mutation(
+        8,
+        "shows a password that the record has",
+        "cli/history.py",
+        '"reason": redacted(entry.reason),',
+        '"reason": entry.reason,',
+        "tests/test_records.py::test_a_password_is_blotted_out_of_the_record_too",
     ),
 ]
 
