@@ -432,7 +432,7 @@ NOTHING_IS_OVERWRITTEN = [
         "stop_files.py",
         'return found is not None and found.monitor in ("", monitor)',
         "return found is not None",
-        "tests/test_monitor.py::test_a_stop_file_says_whose_it_is",
+        "tests/test_monitor.py::test_that_of_a_person_is_left_alone",
     ),
     Mutation(
         3,
@@ -440,7 +440,7 @@ NOTHING_IS_OVERWRITTEN = [
         "stop_files.py",
         "if not first.startswith(SAYS) or rest:",
         "if not first.startswith(SAYS):",
-        "tests/test_monitor.py::test_a_persons_pause_outlives_that_of_the_monitor",
+        "tests/test_monitor.py::test_that_of_a_person_is_left_alone",
     ),
     Mutation(
         3,
