@@ -1427,8 +1427,8 @@ NOTHING_OUTSIDE_THE_ROOTS = [
         9,
         "follows a link in the place of a stop file",
         "stop_files.py",
-        "os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW |",
-        "os.O_WRONLY | os.O_APPEND |",
+        "fd = os.open(name, fs.FILE, dir_fd=directory)",
+        "fd = os.open(name, os.O_RDONLY, dir_fd=directory)",
         "tests/test_monitor.py::test_links_lead_nowhere",
     ),
     Mutation(
