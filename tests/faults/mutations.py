@@ -1321,14 +1321,6 @@ NOTHING_OUTSIDE_THE_ROOTS = [
     ),
     Mutation(
         9,
-        "takes absolute paths in checksum files",
-        "checksums.py",
-        'if name.startswith("/") or not name:',
-        "if not name:",
-        "tests/test_proofs.py::test_hostile_proofs_prove_nothing_and_say_so_in_one_line",
-    ),
-    Mutation(
-        9,
         "believes the names in listings over sftp",
         "transports/sftp.py",
         "found += filter(is_file_name, names)",
