@@ -767,7 +767,7 @@ UNVERIFIABLE_IS_NOT_VERIFIED = [
     Mutation(
         6,
         "does not compare what is read back over sftp",
-        "transports/sftp.py",
+        "transports/read_back.py",
         "self.hashed != unit.size or self._hasher.hexdigest() != unit.digest",
         "self.hashed != unit.size",
         f"{NO_SHELL}::test_verify_finds_what_is_damaged_and_nothing_else",
@@ -775,7 +775,7 @@ UNVERIFIABLE_IS_NOT_VERIFIED = [
     Mutation(
         6,
         "does not read on at the expected end",
-        "transports/sftp.py",
+        "transports/read_back.py",
         "and self.asked <= self.size",
         "and self.asked < self.size",
         f"{NO_SHELL}::test_verify_finds_what_is_damaged_and_nothing_else",
@@ -1389,7 +1389,7 @@ NOTHING_OUTSIDE_THE_ROOTS = [
         "transports/sftp.py",
         "if is_here:",
         "if False:",
-        "tests/test_overlap.py::test_the_spool_is_no_target_over_sftp_either",
+        "tests/test_overlap.py::test_the_spool_is_no_target_over_the_network_either",
     ),
     Mutation(
         9,
@@ -1418,9 +1418,9 @@ NOTHING_OUTSIDE_THE_ROOTS = [
     Mutation(
         9,
         "follows a link in the place of a stop file",
-        "stop_files.py",
-        "fd = os.open(name, fs.FILE, dir_fd=directory)",
-        "fd = os.open(name, os.O_RDONLY, dir_fd=directory)",
+        "foreign.py",
+        "fd = os.open(name, fs.FILE, dir_fd=dir_fd)",
+        "fd = os.open(name, os.O_RDONLY, dir_fd=dir_fd)",
         "tests/test_monitor.py::test_links_lead_nowhere",
     ),
     Mutation(
