@@ -101,6 +101,8 @@ SELECT path, (
 GROUP BY path ORDER BY min(id)
 """
 
+_WAS_ASIDE = "; it was in quarantine: "
+"""What stands between why a unit was deleted from quarantine and why it had been there."""
 _COLUMNS = "id, path, target, state, size, algorithm, digest, proof, attempts, next_try, reason, changed"
 
 
@@ -250,6 +252,15 @@ class View:
             ).fetchall()
         return [(row[0], os.fsdecode(row[1]), Identity(*row[2:7]), row[7]) for row in rows]
 
+    def deleted_aside(self, record: int) -> str | None:
+        """The path of the unit of this record, if it was, or was to be, deleted from quarantine."""
+        with self._explained():
+            row = self._db.execute(
+                "SELECT path FROM delivery WHERE id = ? AND target = ? AND state = ? AND instr(reason, ?)",
+                (record, self._target, State.DELETED, _WAS_ASIDE),
+            ).fetchone()
+        return row and os.fsdecode(row[0])
+
     def when_delivered(self, path: str) -> float | None:
         """When any version of this path was last delivered, or its source removed, in seconds since the epoch.
 
@@ -369,6 +380,19 @@ class Ledger(View):
             db.execute(
                 "UPDATE delivery SET state = ?, reason = ?, changed = ? WHERE id = ?",
                 (state, _storable(reason), now, record),
+            )
+
+    def delete_aside(self, record: int, why: str, reason: str, now: float) -> None:
+        """Record that a unit is about to be deleted that was set aside for this reason."""
+        self.note_deletion(record, State.DELETED, f"{why}{_WAS_ASIDE}{reason}", now)
+
+    def set_aside_again(self, record: int) -> None:
+        """Record that a unit is still set aside, for the reason that it was, and not deleted from there."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE delivery SET state = ?, reason = substr(reason, instr(reason, ?) + length(?))"
+                " WHERE id = ? AND state = ?",
+                (State.QUARANTINED, _WAS_ASIDE, _WAS_ASIDE, record, State.DELETED),
             )
 
     def undo_deletion(self, record: int) -> None:

@@ -20,7 +20,7 @@ from mistamover.ledger import Ledger
 from mistamover.lines import shown, size
 from mistamover.options import Settings
 from mistamover.spool import QUARANTINE, Spool
-from mistamover.stream import state_directory, target_name
+from mistamover.stream import recovered, state_directory, target_name
 from mistamover.unit import ORDERS, Ignored, Record, State, Unit, looks_settled
 
 AT_ONCE = 10_000
@@ -94,7 +94,7 @@ class Reclaim:
         return self._left.is_met or self.measure().is_met
 
     def _empty_trash(self) -> None:
-        for path, what in self.spool.recover(self.ledger.known):
+        for path, what in recovered(self.spool, self.ledger):
             self.tell(f"{shown(path)}: {what}")
             missing = self.measure()
             self._left = Need(min(self._left.bytes, missing.bytes), min(self._left.inodes, missing.inodes))
@@ -169,13 +169,11 @@ class Reclaim:
 
     def _delete_aside(self, unit: Unit, record: int, reason: str) -> bool:
         self.alive()
-        self.ledger.note_deletion(
-            record, State.DELETED, f"{self._why}; it was in quarantine: {reason}", time.time()
-        )
+        self.ledger.delete_aside(record, self._why, reason, time.time())
         try:
             self.spool.delete_aside(unit.path, record, unit.identity)
         except UnitError as error:
-            self.ledger.note_deletion(record, State.QUARANTINED, reason, time.time())
+            self.ledger.set_aside_again(record)
             self.tell(f"not deleted: {shown(unit.path)}: {error}")
             return False
         self.tell(f"deleted: {shown(unit.path)} ({size(unit.size)}), which was in quarantine: {self._why}")

@@ -505,6 +505,9 @@ class Spool:
 
     def _recover_one(self, trash: int, name: str, path: str, identity: Identity, delivered: bool) -> str:
         try:
+            if name.endswith(PROVEN):
+                os.unlink(name, dir_fd=trash)
+                return "removed: it was to be deleted"
             if delivered and _is_unchanged(name, trash, identity) and not fs.is_open_for_writing(name, trash):
                 os.unlink(name, dir_fd=trash)
                 return "removed: it had been delivered"
@@ -612,7 +615,10 @@ class Spool:
             os.close(aside)
 
     def delete_aside(self, path: str, record: int, identity: Identity) -> None:
-        """Delete a unit that was set aside, if it is the very file; raises ``UnitError`` where it is not."""
+        """Delete a unit that was set aside, if it is the very file; raises ``UnitError`` where it is not.
+
+        It is first renamed into the trash, from where it goes whatever happens: never is a part of it left aside.
+        """
         name = path.rpartition("/")[2]
         try:
             aside = fs.open_directory(self._root, f"{QUARANTINE}/{record}")
@@ -621,14 +627,36 @@ class Spool:
         try:
             if not self._is_still(name, aside, identity):
                 raise SourceMoved("it changed since it was set aside")
-            self._delete(name, aside)
-            with suppress(OSError):
-                os.unlink(REASON, dir_fd=aside)
-                os.rmdir(str(record), dir_fd=self._below.directory(QUARANTINE))
+            trash = self._trash_directory()
+            proven = captured(record, path) + PROVEN
+            fs.rename_aside(name, aside, proven, trash)
+            fs.sync_directory(trash)
+            self._delete(proven, trash)
         except OSError as error:
             raise cannot_remove(error) from error
         finally:
             os.close(aside)
+        self.clear_aside(record)
+
+    def aside(self) -> list[int]:
+        """The numbers under which anything is set aside."""
+        try:
+            names = os.listdir(self._below.directory(QUARANTINE))
+        except OSError:
+            return []
+        return [int(name) for name in names if name.isdecimal() and len(name) < LONGEST_NUMBER]
+
+    def is_aside(self, path: str, record: int) -> bool:
+        """Whether a unit is set aside under this number."""
+        return fs.is_there(path.rpartition("/")[2], self._below.directory(f"{QUARANTINE}/{record}"))
+
+    def clear_aside(self, record: int) -> None:
+        """Remove what is left of the place of a unit that was set aside and is not any more."""
+        with suppress(OSError):
+            directory = f"{QUARANTINE}/{record}"
+            with suppress(FileNotFoundError):
+                os.unlink(REASON, dir_fd=self._below.directory(directory))
+            os.rmdir(str(record), dir_fd=self._below.directory(QUARANTINE))
 
     def _is_as_found(self, name: str, dir_fd: int, identity: Identity) -> bool:
         """Whether what was just renamed is what was found."""

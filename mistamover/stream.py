@@ -221,15 +221,15 @@ class Stream:
         self._spool.close()
 
     def _recover(self) -> None:
-        """Finish what a crash left in the trash."""
+        """Finish or undo what a crash left half done."""
         if not self._mirror:
-            for path, what in self._spool.recover(self._ledger.known):
+            for path, what in recovered(self._spool, self._ledger):
                 self._report(Event(Kind.RECOVERED, path, what))
         elif self.settings.data_stream.deletion_enabled:
             # Into a mirrored spool nobody but the disk space monitor captures, where it is told to delete.
             with closing(self._opened_spool(mirror=False)) as spool, suppress(Held, SpoolError):
                 spool.hold()
-                for path, what in spool.recover(self._ledger.known):
+                for path, what in recovered(spool, self._ledger):
                     self._report(Event(Kind.RECOVERED, path, what))
 
     # -- others --------------------------------------------------------------------------------------------
@@ -863,6 +863,19 @@ class Stream:
             settle_time = self.settings.data_stream.settle_time
             again = self._spool.prune(self._emptied - {""}, settle_time, time.time())
             self._emptied = set(islice(again, WINDOW))
+
+
+def recovered(spool: Spool, ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """Finish or undo what a crash left half done in a spool that we hold; yields path and what was done."""
+    yield from spool.recover(ledger.known)
+    for record in spool.aside():
+        if (path := ledger.deleted_aside(record)) is None:
+            continue
+        if spool.is_aside(path, record):
+            ledger.set_aside_again(record)
+            yield path, "still in quarantine: it was to be deleted"
+        else:
+            spool.clear_aside(record)
 
 
 def _way(settings: Settings) -> tuple[lane.Deliver, int]:

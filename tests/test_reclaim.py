@@ -410,3 +410,66 @@ def test_a_crash_in_the_middle_loses_nothing(
 
 def _crash(*_: object) -> bool:
     raise KeyboardInterrupt
+
+
+def crash_in_quarantine(stream: Streamlet, monkeypatch: pytest.MonkeyPatch, place: object, name: str) -> Entry:
+    """A deletion from quarantine is cut off there; gives the record of the unit after the next start."""
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, _crash)
+        with pytest.raises(KeyboardInterrupt):
+            stream.reclaim(Stage.QUARANTINE)
+    with Stream(stream.settings):
+        pass
+    trash = stream.spool / ".mistamover/trash"
+    assert not trash.exists() or os.listdir(trash) == []
+    (entry,) = stream.record().values()
+    return entry
+
+
+def test_a_crash_before_it_is_deleted_from_quarantine_leaves_it_there(
+    stream: Streamlet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = set_aside(stream)
+    entry = crash_in_quarantine(stream, monkeypatch, Spool, "delete_aside")
+    assert file.exists()
+    assert entry.state is State.QUARANTINED
+    assert entry.reason.startswith("the target holds another file")
+    stream.reclaim(Stage.QUARANTINE)
+    assert not file.parent.exists()
+
+
+def test_a_crash_while_it_is_deleted_from_quarantine_leaves_nothing_of_it(
+    stream: Streamlet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = set_aside(stream)
+    entry = crash_in_quarantine(stream, monkeypatch, Spool, "_delete")
+    assert entry.state is State.DELETED
+    assert not file.parent.exists()
+    stream.deliver()
+    assert stream.names(stream.spool) == set()
+    assert stream.names(stream.target) == {"taken"}
+
+
+def test_half_of_a_directory_is_never_left_in_quarantine(
+    stream: Streamlet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream.write("move", more="transfer_unit = directory")
+    stream.put("one/other", b"another", at=stream.target)
+    for name in "abc":
+        stream.put_old(f"one/{name}", 100)
+    stream.deliver()
+    (record,) = (entry.id for entry in stream.record().values() if entry.state is State.QUARANTINED)
+
+    def crash(name: str, dir_fd: int, *_: object) -> bool:
+        os.unlink(f"{name}/a", dir_fd=dir_fd)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fs, "remove_tree", crash)
+        with pytest.raises(KeyboardInterrupt):
+            stream.reclaim(Stage.QUARANTINE)
+    with Stream(stream.settings):
+        pass
+    assert not (stream.spool / ".mistamover/quarantine" / str(record)).exists()
+    assert os.listdir(stream.spool / ".mistamover/trash") == []
+    assert ("one", State.DELETED) in stream.record()
