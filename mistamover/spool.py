@@ -358,19 +358,26 @@ class Spool:
         prefix = f"{path}/" if path else ""
         with os.scandir(fd) as entries:
             for entry in entries:
-                name = entry.name
-                if ignored(name):
-                    skip(Skipped(prefix + name, "its name is ignored"))
-                elif entry.is_file(follow_symlinks=False):
-                    try:
-                        found = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue
-                    yield Unit(prefix + name, Identity.of(found))
-                elif entry.is_dir(follow_symlinks=False):
-                    directories.append(prefix + name)
+                inner = prefix + entry.name
+                if ignored(entry.name):
+                    skip(Skipped(inner, "its name is ignored"))
+                    continue
+                try:
+                    is_directory = entry.is_dir(follow_symlinks=False)
+                    found = entry.stat(follow_symlinks=False) if entry.is_file(follow_symlinks=False) else None
+                except FileNotFoundError:
+                    continue
+                except PermissionError:
+                    raise  # it is the directory that lets nobody look at what is in it
+                except OSError as error:
+                    skip(Skipped(inner, f"cannot be looked at: {error.strerror}", is_trouble=True))
+                    continue
+                if found is not None:
+                    yield Unit(inner, Identity.of(found))
+                elif is_directory:
+                    directories.append(inner)
                 else:
-                    skip(Skipped(prefix + name, f"is {kind_of(entry)}"))
+                    skip(Skipped(inner, f"is {kind_of(entry)}"))
 
     def look_again(self, units: Iterable[Unit]) -> Iterator[Unit | None]:
         """Each unit as it is now; None for one that is gone."""

@@ -200,3 +200,14 @@ def test_every_name_is_put_on_disk_where_few_files_may_be_open(tmp_path: Path, f
     far_rig.run_clean()
     synced = set(re.findall(r"fsync\(\d+<([^>]*)>\) += 0", faulty.seen))
     assert {str((far_rig.target / name).parent) for name in names} <= synced
+
+
+def test_one_that_cannot_be_looked_at_does_not_hold_up_the_others(local: Rig) -> None:
+    for name in ("a", "bad", "c", "sub/bad", "sub/d"):
+        local.oracle.put(name, name.encode())
+    run = local.run(under=strace("newfstatat", "error=EIO", paths=[Path("bad")]))
+    assert run.code == 1, run.text
+    assert run.paths("waiting") == {"bad", "sub/bad"}
+    assert local.oracle.delivered() == {"a", "c", "sub/d"}
+    local.oracle.check()
+    local.run_clean()
