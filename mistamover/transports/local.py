@@ -86,6 +86,7 @@ class Local(Transport):
 
     def is_stopped(self) -> bool:
         """Whether the stop file lies in the target directory."""
+        self._look_at_place()
         try:
             os.stat(self.settings.outgoing.stop_file, dir_fd=self._root, follow_symlinks=False)
         except FileNotFoundError:
@@ -93,6 +94,15 @@ class Local(Transport):
         except OSError as error:
             raise TargetDown(f"{self.target}: cannot look for a stop file: {error.strerror}") from error
         return True
+
+    def _look_at_place(self) -> None:
+        """Go on with no directory that has lost its name: replaced, unmounted, or mounted over."""
+        try:
+            found = os.stat(self.target)
+        except OSError as error:
+            raise TargetDown(f"{self.target}: {error.strerror}") from error
+        if not os.path.samestat(found, os.fstat(self._root_fd)):
+            raise TargetDown(f"{self.target}: another directory took the place of the target")
 
     def sweep(self) -> int:
         """Remove files of ours from the staging directory."""
@@ -177,7 +187,8 @@ class Local(Transport):
                     mtime = os.fstat(source.fd).st_mtime_ns
                     os.utime(staged, ns=(mtime, mtime))
             finally:
-                os.close(staged)
+                with _far_side():
+                    os.close(staged)
         finally:
             source.close()
         return sent

@@ -195,6 +195,15 @@ def finished(process: subprocess.Popen[bytes], deadline: float = DEADLINE) -> Ru
     return _run(process.returncode, out, err)
 
 
+def told(process: subprocess.Popen[bytes], errors: Path) -> str:
+    """What a run that goes on has said so far; kept in this file from one look to the next."""
+    assert process.stderr is not None
+    os.set_blocking(process.stderr.fileno(), False)
+    with errors.open("ab") as file:
+        file.write(process.stderr.read() or b"")
+    return errors.read_text()
+
+
 def _run(code: int, out: bytes, err: bytes) -> Run:
     # The last line of a killed run may be half a line.
     lines = [line for line in out.splitlines() if line.startswith(b"{") and line.endswith(b"}")]

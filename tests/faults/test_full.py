@@ -10,10 +10,11 @@ import pytest
 
 from mistamover.testing.needs import find
 from tests.faults.conftest import MakeDisk
-from tests.faults.disks import disk, must
+from tests.faults.disks import Disk, disk, must
+from tests.faults.disks import run as command
 from tests.faults.oracle import Watcher
-from tests.faults.rig import Options, Rig, Run
-from tests.sshd import Sshd
+from tests.faults.rig import Options, Rig, Run, finished, told
+from tests.sshd import Sshd, wait_for
 
 pytestmark = pytest.mark.needs("root", "mount")
 
@@ -133,3 +134,28 @@ def test_a_quota(either: Rig) -> None:
         assert either.oracle.delivered()
         must("btrfs", "qgroup", "limit", "none", either.target)
         either.run_clean()
+
+
+@pytest.mark.needs("umount", "mkfs.ext4", "losetup")
+def test_a_target_that_is_unmounted_under_a_stream_that_polls(local: Rig) -> None:
+    # Where the mount point itself is the target, a stop file below it tells it from the disk.
+    local.write({"global": {"general_poll_interval": "0.1"}})
+    stop = local.target / ".stop"
+    stop.touch()
+    with disk(local.target) as one:
+        local.oracle.put("before", b"before")
+        process = local.start(once=False)
+        wait_for(lambda: local.oracle.delivered() == {"before"}, "the first file")
+        must("umount", "--lazy", local.target)
+        local.oracle.put("after", b"after")
+        wait_for(lambda: not attached(one), "the stream to let go of the disk")
+        wait_for(lambda: "paused by" in told(process, local.base / "errors"), "the pause")
+        assert [path for path in local.target.rglob("*") if path.is_file()] == [stop]
+        process.terminate()
+        finished(process)
+        one.mount()
+        local.run_clean()
+
+
+def attached(one: Disk) -> str:
+    return command("losetup", "-j", one.image).stdout

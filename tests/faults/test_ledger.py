@@ -13,7 +13,7 @@ import pytest
 
 from mistamover.testing.needs import find
 from tests.faults.conftest import MakeDisk
-from tests.faults.rig import Rig, Run, finished, strace, was_killed
+from tests.faults.rig import Rig, Run, finished, strace, told, was_killed
 from tests.sshd import wait_for
 
 
@@ -87,11 +87,7 @@ def test_a_stream_that_polls_goes_on_when_there_is_room_again(local: Rig, small_
 
 
 def waits(process: subprocess.Popen[bytes], errors: Path) -> bool:
-    assert process.stderr is not None
-    os.set_blocking(process.stderr.fileno(), False)
-    with errors.open("ab") as file:
-        file.write(process.stderr.read() or b"")
-    return errors.read_text().count("ledger") >= 1
+    return "ledger" in told(process, errors)
 
 
 @pytest.mark.needs("strace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import shutil
@@ -12,9 +13,22 @@ from typing import ClassVar
 
 import pytest
 
-from mistamover.errors import NotTaken, TargetDown, TargetRefused, UnitError
+from mistamover.errors import NotTaken, TargetDown, TargetFull, TargetRefused, UnitError
 from mistamover.testing.contract import TransportContract
-from mistamover.testing.rig import BIG, Rig, deliver, failed, files, good, noise, prove, remount, small_disk, tree
+from mistamover.testing.rig import (
+    BIG,
+    Rig,
+    by_path,
+    deliver,
+    failed,
+    files,
+    good,
+    noise,
+    prove,
+    remount,
+    small_disk,
+    tree,
+)
 from mistamover.transports.contract import Level, Proof
 from mistamover.unit import OWN_NAME
 
@@ -130,3 +144,41 @@ def test_a_read_only_target_is_down(tmp_path: Path) -> None:
         with pytest.raises(TargetDown, match="Read-only"):
             transport.sweep()
         rig.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [(errno.EIO, NotTaken), (errno.ENOSPC, TargetFull), (errno.EDQUOT, TargetFull)]
+)
+def test_a_staged_file_that_cannot_be_closed_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, error: type[UnitError]
+) -> None:
+    """Where network file systems tell what they could not write."""
+    rig = Rig(tmp_path, {"outgoing": {"transfer_protocol": "local"}})
+    rig.put("bad", noise(10))
+    transport = rig.open()
+    close = os.close
+
+    def fail(fd: int) -> None:
+        is_staged = os.readlink(f"/proc/self/fd/{fd}").startswith(f"{transport.staging}/")
+        close(fd)
+        if is_staged:
+            raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", fail)
+        assert failed(by_path(transport.send(rig.units(transport)))) == {"bad": error}
+    assert failed(deliver(transport, rig.units(transport))) == {}
+    rig.close()
+
+
+def test_a_target_that_another_directory_took_the_place_of_is_down(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, {"outgoing": {"transfer_protocol": "local"}})
+    transport = rig.open()
+    assert not transport.is_stopped()
+    rig.target.rename(tmp_path / "old")
+    with pytest.raises(TargetDown, match="No such file"):
+        transport.is_stopped()
+    rig.target.mkdir()
+    with pytest.raises(TargetDown, match="took the place"):
+        transport.is_stopped()
+    rig.close()
