@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 import select
 import shutil
 import signal
@@ -59,6 +60,14 @@ def guarded() -> list[str]:
     # The kernel tells of no death that is past: who has died by now is seen by the program's not being our child.
     is_ours = 'test "$PPID" = "$0" && exec "$@"'
     return ["setpriv", "--pdeathsig", "KILL", "sh", "-c", is_ours, str(os.getpid())]
+
+
+def leave_no_core() -> None:
+    """Have this process, and all that it starts, leave no image of its memory at a crash: it holds secrets."""
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    # One of 0 would not keep the kernel from handing it to a program (core(5), core_pattern); one of 1 does.
+    limit = 1 if most == resource.RLIM_INFINITY else min(most, 1)
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 
 
 class Process:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +18,9 @@ from tests import ftpd, rsyncd
 from tests.conftest import StartSshd
 from tests.daemon import running
 from tests.ftpd import Certificate, Options, Proftpd
-from tests.program import Result, command, ended, environment
+from tests.program import DEADLINE, Local, Result, command, ended, environment
 from tests.rsyncd import Rsyncd
-from tests.sshd import Account
+from tests.sshd import Account, wait_for
 from tests.transports.sftp_contract import options as to_sshd
 from tests.transports.test_rsync import to_daemon
 
@@ -167,3 +168,16 @@ def test_a_wrong_password_is_tried_once_and_shows_nowhere(run: Run, far: Far, tm
     assert "log-in refused" in result.out + result.err
     assert far.refusals == 1
     assert len(files(tmp_path / "spool")) == 31
+
+
+def test_a_crash_leaves_no_image_of_the_memory(tmp_path: Path) -> None:
+    """Whatever the shell that starts us allows."""
+    local = Local(tmp_path)
+    allowed = ["sh", "-c", 'ulimit -c unlimited && exec "$@"', "sh"]
+    argv = [*allowed, *command("run", local.ini)]
+    process = subprocess.Popen(argv, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.DEVNULL)
+    local.put("unit")
+    wait_for(lambda: (local.target / "unit").exists(), "the stream to work")
+    process.send_signal(signal.SIGQUIT)
+    assert process.wait(DEADLINE) == -signal.SIGQUIT
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("core")]

@@ -12,6 +12,7 @@ from mistamover import __version__
 from mistamover.cli.common import unwritable
 from mistamover.cli.help import Group
 from mistamover.errors import Exit
+from mistamover.processes import leave_no_core
 
 _COMMANDS = {
     "new": ("new:new", "Ask what a stream has to know, try it, and write its file."),
@@ -98,6 +99,7 @@ def _prepare_standard_streams() -> None:
 def main() -> int:
     """Run the command line; gives the exit code."""
     _prepare_standard_streams()
+    leave_no_core()
     try:
         code = int(_mistamover.main(prog_name="mistamover", standalone_mode=False) or Exit.DONE)
         sys.stdout.flush()
