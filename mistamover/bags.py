@@ -7,6 +7,7 @@ bytes are hashed here.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import stat
@@ -27,8 +28,15 @@ DEEPEST = 64
 """Directories within each other."""
 LARGEST_TAGS = 2**20
 """Bytes of a file of tags, which the library reads whole."""
+MOST_LISTED = 2 * MOST_BYTES
+"""Bytes of all lists of one bag together."""
 LONGEST_REASON = 300
 _MANIFEST = re.compile(r"(?:tag)?manifest-[a-z0-9_]+\.txt")
+_DECLARATION = re.compile(
+    rb"(?:\xef\xbb\xbf)?BagIt-Version[ \t]*:[ \t]*[0-9.]+[ \t]*\r?\n"
+    rb"Tag-File-Character-Encoding[ \t]*:[ \t]*([0-9A-Za-z_.:-]+)\s*"
+)
+"""RFC 8493, section 2.1.1."""
 _TAGS = (DECLARATION, "bag-info.txt", "package-info.txt")
 
 
@@ -106,13 +114,8 @@ def prove(bag: int, buffer: bytearray, tick: Callable[[int], None]) -> tuple[int
 
 def _stated(bag: int, found: Mapping[str, Identity]) -> dict[str, dict[str, str]]:
     """What the library takes the digests of each file to be, in a bag that it finds whole."""
-    for path, identity in found.items():
-        if path in _TAGS and identity.size > LARGEST_TAGS:
-            raise Refused(f"{path} has {identity.size:,} bytes, and may have {LARGEST_TAGS:,}")
-        if (_MANIFEST.fullmatch(path) or path == "fetch.txt") and (
-            read(path, bag, MOST_BYTES)[0].count(b"\n") > MOST_LINES
-        ):
-            raise Refused(f"{path} has more than {MOST_LINES:,} lines")
+    _judge_lists(bag, found)
+    _judge_encoding(read(DECLARATION, bag, LARGEST_TAGS)[0])
     bagit = _library()
     try:
         whole = bagit.Bag(f"/proc/self/fd/{bag}")
@@ -124,6 +127,32 @@ def _stated(bag: int, found: Mapping[str, Identity]) -> dict[str, dict[str, str]
     if missing := stated.keys() - found.keys():
         raise Refused(f"{min(missing)} is not there")
     return stated
+
+
+def _judge_lists(bag: int, found: Mapping[str, Identity]) -> None:
+    """Raise :class:`Refused` where the library would read more than a bag needs: it holds all lists at once."""
+    left = MOST_LISTED
+    for path, identity in found.items():
+        if path in _TAGS and identity.size > LARGEST_TAGS:
+            raise Refused(f"{path} has {identity.size:,} bytes, and may have {LARGEST_TAGS:,}")
+        if _MANIFEST.fullmatch(path) or path == "fetch.txt":
+            left -= identity.size
+            if left < 0:
+                raise Refused(f"its lists have more than {MOST_LISTED:,} bytes together")
+            if read(path, bag, MOST_BYTES)[0].count(b"\n") > MOST_LINES:
+                raise Refused(f"{path} has more than {MOST_LINES:,} lines")
+
+
+def _judge_encoding(declaration: bytes) -> None:
+    """Raise :class:`Refused` where the lists are in what Python takes for an encoding, and others do not.
+
+    zlib and bz2 are among these: by them a list of one MiB has a GiB.
+    """
+    said = _DECLARATION.fullmatch(declaration)
+    try:
+        io.TextIOWrapper(io.BytesIO(), said[1].decode("ascii") if said else "")
+    except (LookupError, ValueError) as error:
+        raise Refused(f"its {DECLARATION} does not say a version and an encoding in two lines") from error
 
 
 def _library() -> Any:

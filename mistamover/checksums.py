@@ -31,6 +31,8 @@ MOST_LINES = 200_000
 """Lines of one such file."""
 MOST_BYTES = 64 * 2**20
 LARGEST_SIDECAR = 4096
+LONGEST_PATH = 4096
+"""Characters of a path (PATH_MAX of Linux is as many bytes)."""
 
 _GNU = re.compile(r"(\\?)([0-9a-fA-F]+)(?: [ *]|\t)(.+)")
 _BSD = re.compile(r"(\\?)([A-Z0-9]+(?:-[0-9]+)?) ?\((.+)\) ?= ?([0-9a-fA-F]+)")
@@ -107,6 +109,8 @@ def _parsed(line: str, algorithm: str, *, bag: bool) -> tuple[str, str]:
         raise Refused(f"its digest has {len(digest)} digits, and {DIGITS[algorithm]} make one of {algorithm}")
     if "\0" in name:
         raise Refused("it names no file: there is a NUL in it")
+    if len(name) > LONGEST_PATH:
+        raise Refused(f"it names no file: that of {len(name):,} characters cannot be")
     return name, digest.lower()
 
 

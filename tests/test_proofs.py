@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -227,6 +228,8 @@ def test_hostile_proofs_prove_nothing_and_say_so_in_one_line(local: Local, contr
         for number, name in enumerate(LEADING_OUT):
             line = f"{HEX['md5']}  a.dat\n{HEX['md5']}  {name}\n"
             hostile[f"out{number}"] = (lambda path, line=line: path.write_text(line), "line 2: it names")  # type: ignore[misc]
+        dots = f"{HEX['md5']}  {'./' * 2**21}a.dat\n"  # taken off one by one, they took minutes
+        hostile["dots"] = (lambda path: path.write_text(dots), "line 1: it names no file")
         twice = f"{HEX['md5']}  a.dat\n{'0' * 32}  a.dat\n"
         hostile["twice"] = (lambda path: path.write_text(twice), "line 2: it names a file twice")
     for kind, (make, _) in hostile.items():
@@ -380,8 +383,23 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "fifo": (lambda top: os.mkfifo(top / "data/fifo"), "data/fifo is no regular file"),
     "out": (lambda top: append(top / "manifest-md5.txt", f"{HEX['md5']}  data/../../x\n"), "outside"),
     "tags": (lambda top: (top / "bag-info.txt").write_bytes(b"x" * 2**21), "bag-info.txt"),
+    "zlib": (lambda top: squeeze(top), "does not say a version and an encoding"),
+    "lists": (lambda top: many_lists(top), "bytes together"),
     "version": (lambda top: (top / "bagit.txt").write_bytes(b"BagIt-Version: 1.0\n" * 2), "bag"),
 }
+
+
+def many_lists(top: Path) -> None:
+    for number in range(9):
+        (top / f"manifest-x{number}.txt").touch()
+        os.truncate(top / f"manifest-x{number}.txt", 2**24)
+
+
+def squeeze(top: Path) -> None:
+    """Have the library read five MiB from a few KiB."""
+    declared = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: zlib\n"
+    (top / "bagit.txt").write_bytes(declared)
+    (top / "bag-info.txt").write_bytes(zlib.compress(b"a: b\n" * 2**20))
 
 
 def append(path: Path, text: str) -> None:
