@@ -655,7 +655,10 @@ class Spool:
 
     def is_aside(self, path: str, record: int) -> bool:
         """Whether a unit is set aside under this number."""
-        return fs.is_there(path.rpartition("/")[2], self._below.directory(f"{QUARANTINE}/{record}"))
+        try:
+            return fs.is_there(path.rpartition("/")[2], self._below.directory(f"{QUARANTINE}/{record}"))
+        except OSError:
+            return False  # it is no directory, as nobody but the spool's owner would have it
 
     def clear_aside(self, record: int) -> None:
         """Remove what is left of the place of a unit that was set aside and is not any more."""

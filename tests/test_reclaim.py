@@ -473,3 +473,14 @@ def test_half_of_a_directory_is_never_left_in_quarantine(
     assert not (stream.spool / ".mistamover/quarantine" / str(record)).exists()
     assert os.listdir(stream.spool / ".mistamover/trash") == []
     assert ("one", State.DELETED) in stream.record()
+
+
+def test_a_file_in_the_place_of_what_was_deleted_from_quarantine_stops_nobody(
+    stream: Streamlet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = set_aside(stream)
+    assert crash_in_quarantine(stream, monkeypatch, Spool, "_delete").state is State.DELETED
+    file.parent.write_bytes(b"of the owner of the spool")
+    with Stream(stream.settings):
+        pass
+    assert file.parent.is_file()
