@@ -118,9 +118,7 @@ def take_over(directory: int, name: str, line: str) -> bool:
     if read(directory, name) is None:
         return False
     try:
-        fd = os.open(
-            name, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory
-        )
+        fd = os.open(name, _APPEND, dir_fd=directory)
     except FileNotFoundError:
         return False
     try:
