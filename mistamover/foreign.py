@@ -6,7 +6,6 @@ No link is followed, nobody's FIFO is waited for, and no more is read than such 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import stat
 from collections.abc import Iterator
@@ -64,6 +63,8 @@ def is_ours(found: os.stat_result) -> bool:
 
 def members(data: bytes) -> dict[str, Any]:
     """The members of an object in JSON; raises :class:`Refused`."""
+    import json  # here: most runs read none, and start sooner
+
     try:
         said = json.loads(data)
     except (ValueError, RecursionError) as error:
