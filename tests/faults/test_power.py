@@ -11,10 +11,10 @@ import pytest
 
 from tests.faults.disks import Disk, disk
 from tests.faults.oracle import LossError
-from tests.faults.rig import Rig, strace, was_killed
+from tests.faults.rig import Rig, finished, strace, was_killed
 from tests.faults.test_detectors import Change, spoilt
 from tests.faults.test_kill import MANY, fill, most_calls
-from tests.sshd import Sshd
+from tests.sshd import Sshd, wait_for
 
 pytestmark = pytest.mark.needs("root", "mount", "umount", "mkfs.ext4", "strace")
 
@@ -98,3 +98,29 @@ def test_at_each_step(tmp_path: Path, call: str, place: str) -> None:
                 assert number > most_calls(log)
                 break
     assert number > 1, f"no run makes the call {call}"
+
+
+# The call at which a run is held while the disk dies under it.
+HELD = {"spool": ("renameat2", 1), "state": ("fdatasync", 5), "target": ("renameat2", 2)}
+
+
+@pytest.mark.parametrize("place", HELD)
+def test_a_disk_that_dies_under_a_run(tmp_path: Path, place: str) -> None:
+    """From then on every call fails (EIO); the run ends by itself, says so, and takes nothing on faith."""
+    with on_disk(tmp_path / "disk", place) as (rig, one):
+        rig.write({"outgoing": {"retry_count": 0}})
+        fill(rig)
+        one.flush()
+        call, number = HELD[place]
+        log = rig.base / "strace.log"
+        process = rig.start(under=strace(call, f"delay_enter=700000:when={number}", log=log))
+        wait_for(lambda: log.exists() and log.read_text().count(f" {call}(") >= number, "the run to come so far")
+        one.cut()
+        run = finished(process)
+        assert "DELAYED" in log.read_text()
+        assert run.code in (1, 3), run.text
+        assert "Traceback" not in run.text
+        assert not run.of("quarantined"), run.text
+        one.come_back()
+        rig.oracle.check()
+        rig.run_clean()

@@ -279,6 +279,30 @@ def test_a_program_that_keeps_it_open(any_way: Rig) -> None:
     any_way.run_clean()
 
 
+def test_a_writer_of_whom_nothing_is_seen_but_sizes_and_times(local: Rig) -> None:
+    """As on another host, by NFS: no open file tells of it."""
+    local.write({"data_stream": {"settle_time": 1}})
+    data = content(7 * 1000)
+    local.oracle.expect("file", data)
+    program = """
+import sys, time
+for piece in sys.stdin.readline().split():
+    with open(sys.argv[1], "ab") as file:
+        file.write(bytes.fromhex(piece))
+    time.sleep(0.4)
+"""
+    argv = [sys.executable, "-S", "-c", program, str(local.spool / "file")]
+    with Watcher(local.oracle), subprocess.Popen(argv, stdin=subprocess.PIPE) as writer:
+        assert writer.stdin is not None
+        writer.stdin.write(" ".join(data[n : n + 1000].hex() for n in range(0, len(data), 1000)).encode() + b"\n")
+        writer.stdin.flush()
+        wait_for((local.spool / "file").exists, "the writer to begin")
+        run = local.run()
+        assert "file" in run.paths("settling"), run.text
+        assert writer.poll() is None, "the writer was too quick"
+    local.run_clean()
+
+
 def test_a_program_that_maps_it(local: Rig) -> None:
     data = content(8192)
     path = local.oracle.put("mapped", data)

@@ -191,6 +191,17 @@ def test_the_source_cannot_be_read(local: Rig) -> None:
     local.run_clean()
 
 
+def test_a_source_that_can_never_be_read_is_set_aside(local: Rig) -> None:
+    local.write({"outgoing": {"retry_count": 2}})
+    local.oracle.put("bad", secrets.token_bytes(BIG))
+    for _ in range(2):
+        run = local.run(under=strace("readv", "error=EIO", paths=[local.spool / "bad"]))
+        assert run.code == 1, run.text
+        local.oracle.check()
+    assert "cannot be read: Input/output error (failed 2 times)" in run.reasons("quarantined")
+    assert local.oracle.quarantined() == ["bad"]
+
+
 def test_every_name_is_put_on_disk_where_few_files_may_be_open(tmp_path: Path, faulty: FaultyServer) -> None:
     far_rig = Rig(tmp_path / "rig", faulty.sshd)
     names = [f"{number}/file" for number in range(150)]
