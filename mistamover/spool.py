@@ -329,10 +329,13 @@ class Spool:
                     continue
                 except OSError as error:
                     if not path:
-                        raise SpoolError(f"{self.directory}: cannot be read: {error.strerror}") from error
+                        raise self._cannot_be_read(error) from error
                     skip(Skipped(path, f"cannot be read: {error.strerror}", is_trouble=True))
         finally:
             below.forget()
+
+    def _cannot_be_read(self, error: OSError) -> SpoolError:
+        return SpoolError(f"{self.directory}: cannot be read: {error.strerror}")
 
     def _may_enter(self, fd: int, path: str, skip: Callable[[Skipped], None]) -> bool:
         found = os.fstat(fd)

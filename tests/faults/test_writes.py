@@ -222,3 +222,16 @@ def test_one_that_cannot_be_looked_at_does_not_hold_up_the_others(local: Rig) ->
     assert local.oracle.delivered() == {"a", "c", "sub/d"}
     local.oracle.check()
     local.run_clean()
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+@pytest.mark.parametrize("call", ["getdents64", "openat"])
+def test_a_spool_that_cannot_be_read_is_said(local: Rig, kind: str, call: str) -> None:
+    local.write({"data_stream": {"transfer_unit": kind}})
+    local.oracle.put("one/file", b"file")
+    paths = [local.spool] if call == "getdents64" else [Path("one")]
+    run = local.run(under=strace(call, "error=EIO", paths=paths))
+    assert run.code == 1, run.text
+    assert "cannot be read: Input/output error" in run.text
+    assert "shows where" not in run.text
+    local.oracle.check()
