@@ -5,7 +5,9 @@ A message is one line for a person: what is wrong, where, and what to do about i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 
 
@@ -63,6 +65,12 @@ class SpoolError(MistamoverError):
 
 class LedgerError(MistamoverError):
     """The ledger cannot be read or written, so that nothing may be moved."""
+
+    exit = Exit.UNFINISHED
+
+
+class Shortage(MistamoverError):
+    """This host has no more descriptors, processes, threads or memory for us, for now."""
 
     exit = Exit.UNFINISHED
 
@@ -146,3 +154,35 @@ class SourceGone(SourceMoved):
 
 class Parked(UnitError):
     """We were told to stop in the middle of this unit; its source is as it was."""
+
+
+# -- what this host may lack -------------------------------------------------------------------------------
+
+_SHORT = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
+_NO_THREAD = "can't start new thread"
+"""What Python says where a process may have no more; it has no class of its own for that."""
+
+
+def is_shortage(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised from, says that this host lacks something of that kind."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _SHORT:
+            return True
+        if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
+            return True
+        error = error.__cause__
+    return False
+
+
+@contextmanager
+def shortage_told() -> Iterator[None]:
+    """Turns such an error, wherever it comes up, into ``Shortage``."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if not is_shortage(error):
+            raise
+        said = error.strerror if isinstance(error, OSError) else error
+        raise Shortage(
+            f"this host has too little left: {said}; see what uses it up, and ulimit -n and -u of this user"
+        ) from error

@@ -35,6 +35,7 @@ from mistamover.errors import (
     TooManyConnections,
     UnitError,
     UnitRefused,
+    is_shortage,
 )
 from mistamover.events import BREATH, Event, Kind, Report, Stop, Summary, nothing
 from mistamover.exchange import Exchange
@@ -833,7 +834,7 @@ class Stream:
         attempts = attempts_before(unit, record) + 1
         is_spent = not error.retry or attempts >= outgoing.retry_count
         now = time.time()
-        if error.fault is Fault.UNIT and is_spent:
+        if error.fault is Fault.UNIT and is_spent and not is_shortage(error):
             self.summary.note_settled(unit)
             reason = str(error) if not error.retry else f"{error} (failed {attempts} times)"
             self._set_aside(unit, self._ledger.quarantine(unit, attempts, reason, now), reason, error)

@@ -17,7 +17,16 @@ from math import inf
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from mistamover.errors import Exit, LedgerError, MistamoverError, SpoolError, TargetFull, TargetRefused
+from mistamover.errors import (
+    Exit,
+    LedgerError,
+    MistamoverError,
+    Shortage,
+    SpoolError,
+    TargetFull,
+    TargetRefused,
+    shortage_told,
+)
 from mistamover.events import BREATH, Event, Kind, Report, Stop, Summary, nothing
 from mistamover.lines import duration, files, shown, size
 from mistamover.log import Log
@@ -162,7 +171,7 @@ class Worker:
             self._news.is_endless = not once
             self._once() if once else self._poll()
         except MistamoverError as error:
-            if self._concerns is not None and isinstance(error, SpoolError | LedgerError):
+            if self._concerns is not None and isinstance(error, SpoolError | LedgerError | Shortage):
                 self._concerns.near(str(error))
             self.log.note(ERROR, str(error))
             raise
@@ -173,7 +182,7 @@ class Worker:
         return self.total
 
     def _once(self) -> None:
-        with self._opened() as stream, self._receiving():
+        with shortage_told(), self._opened() as stream, self._receiving():
             self.make_pass(stream, patient=True)
 
     # -- passes ------------------------------------------------------------------------------------------
@@ -181,10 +190,15 @@ class Worker:
     def _poll(self) -> None:
         while not self.stop.is_asked:
             try:
-                with self._watching() as watch, self._opened(watch) as stream, self._receiving():
+                with (
+                    shortage_told(),
+                    self._watching() as watch,
+                    self._opened(watch) as stream,
+                    self._receiving(),
+                ):
                     if self._make_passes(stream, watch):
                         return
-            except (SpoolError, LedgerError) as error:
+            except (SpoolError, LedgerError, Shortage) as error:
                 # The disk may be full, or not mounted for now; nothing was moved without a record.
                 self._tell_trouble(str(error))
                 self.stop.wait(self._growing_wait(), self._breathe)

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, NamedTuple, Self
 
-from mistamover.errors import TargetDown, TargetRefused
+from mistamover.errors import TargetDown, TargetRefused, is_shortage
 from mistamover.processes import guarded
 
 GLANCE = 0.2
@@ -236,6 +236,8 @@ def version(program: str) -> tuple[int, ...]:
     try:
         said = subprocess.run([program, "--version"], capture_output=True, check=False, timeout=30).stdout
     except OSError as error:
+        if is_shortage(error):
+            raise
         raise TargetRefused(f"{program}: {error.strerror}; install rsync, or name it in cmd") from error
     found = re.search(rb"version v?(\d+)\.(\d+)\.(\d+)", said)
     if found is None:
