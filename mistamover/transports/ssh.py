@@ -21,6 +21,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
@@ -549,7 +550,7 @@ class Paramiko(Connection):
                 # A key or password that was named is the one to use: no other is shown to the host.
                 allow_agent=not (sftp.key_file or sftp.password),
                 look_for_keys=not (sftp.key_file or sftp.password),
-                transport_factory=_transport,
+                transport_factory=partial(_transport, sftp.stall_timeout),
             )
             transport = self._client.get_transport()
             if transport is not None:
@@ -604,8 +605,8 @@ class Paramiko(Connection):
         self._client.close()
 
 
-def _transport(*args: Any, **kwargs: Any) -> paramiko.Transport:
-    """A transport that offers no weak algorithm and the quickest cipher first."""
+def _transport(stall_timeout: float, *args: Any, **kwargs: Any) -> paramiko.Transport:
+    """A transport that offers no weak algorithm and the quickest cipher first, and ends where nothing is taken."""
     import paramiko
 
     class Transport(paramiko.Transport):
@@ -620,6 +621,8 @@ def _transport(*args: Any, **kwargs: Any) -> paramiko.Transport:
     # Else a small packet waits until the last one was acknowledged, which the far side delays by 40 ms.
     if isinstance(transport.sock, socket.socket):
         transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Where the far side takes nothing, paramiko would try for ever to send what the kernel has no place for.
+        transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(stall_timeout * 1000))
     security = transport.get_security_options()
     offered = [c for c in security.ciphers if "cbc" not in c and "3des" not in c]
     security.ciphers = [c for c in CIPHERS if c in offered] + [c for c in offered if c not in CIPHERS]

@@ -44,6 +44,8 @@ class Relay:
     faults: list[Fault] = field(default_factory=list)
     rate: float = inf
     """Bytes a second, there; may be changed at any time."""
+    buffer: int = 0
+    """Bytes that wait to be passed on, about, where it is not for the kernel to choose."""
     host: str = "127.0.0.1"
     connections: int = 0
     cuts: int = 0
@@ -52,6 +54,8 @@ class Relay:
 
     def __post_init__(self) -> None:
         self._listener = socket.create_server((self.host, 0))
+        if self.buffer:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.buffer)
         self._closed = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 

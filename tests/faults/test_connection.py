@@ -93,6 +93,18 @@ def test_it_is_cut_once(wired: Rig, relay: Relay, fault: Fault) -> None:
     wired.oracle.check_delivered()
 
 
+def test_it_takes_no_more(tmp_path: Path, sshd: Sshd) -> None:
+    """So soon that what we send is held up in the kernel, long before the server's window is full."""
+    with Relay(sshd.port, [Fault(Cut.STALL, there=30_000)] * MANY, buffer=4096) as relay:
+        rig = Rig(tmp_path / "rig", sshd, "paramiko", relay.own_port)
+        rig.write(IMPATIENT)
+        rig.oracle.put("a/big", secrets.token_bytes(BIG))
+        run = watched(rig)
+        assert run.code == 3, run.text
+        relay.faults.clear()
+        rig.run_clean()
+
+
 def test_nobody_listens(wired: Rig, relay: Relay) -> None:
     wired.write(IMPATIENT)
     fill(wired)
