@@ -312,7 +312,7 @@ def taken() -> NameTaken:
 
 def is_file_name(name: bytes) -> bool:
     """Whether what a listing says is a name in that directory, and no way out of it."""
-    return b"/" not in name and name not in (b"", b".", b"..") and len(name) <= LONGEST_NAME
+    return not {*b"/\0"} & {*name} and name not in (b"", b".", b"..") and len(name) <= LONGEST_NAME
 
 
 def endless_listing(place: str) -> TargetRefused:

@@ -10,6 +10,7 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import takewhile
 
 from mistamover import digest
 from mistamover.errors import TargetDown, TargetRefused
@@ -17,6 +18,10 @@ from mistamover.transports import ssh
 
 SLOWEST_DISK = 10 * 2**20
 """Bytes a second that a far side may need to write or read without being taken for dead."""
+
+LONGEST_ANSWER = 2**20
+"""Bytes of an answer, and of what a shell's start-up prints: a batch has 256 lines of less than 200."""
+HELLO = b"mistamover "
 
 # In one line, so that every log-in shell can hand it on to sh. An answer ends in a line with a dot.
 _SCRIPT = """
@@ -64,10 +69,8 @@ class FarShell:
         if self._hello is None:
             self._hello = []
             with suppress(TargetDown, TargetRefused):
-                while self._channel is not None and not self._hello:
-                    line = self._line()
-                    # What comes before is printed by a shell start-up.
-                    self._hello = line.split(b" ") if line.startswith(b"mistamover ") else []
+                # What comes before is printed by a shell start-up.
+                self._hello = next((line.split(b" ") for line in self._lines() if line.startswith(HELLO)), [])
         return self._hello
 
     # -- questions and answers ---------------------------------------------------------------------------
@@ -84,13 +87,21 @@ class FarShell:
         """The answer to a question, digests by names; waits for it."""
         while number not in self._answers:
             self._answered += 1
-            self._answers[self._answered] = dict(map(_name_and_digest, self._lines()))
+            self._answers[self._answered] = dict(map(_name_and_digest, self._answer()))
         return self._answers.pop(number)
 
-    def _lines(self) -> Iterator[bytes]:
+    def _answer(self) -> Iterator[bytes]:
         """The lines of the next answer."""
-        while (line := self._line()) != b".":
+        return takewhile(lambda line: line != b".", self._lines())
+
+    def _lines(self) -> Iterator[bytes]:
+        """What comes, line by line: no more than is an answer."""
+        left = LONGEST_ANSWER
+        while left > 0:
+            line = self._line()
+            left -= len(line) + 1
             yield line
+        raise TargetDown("the far side's shell says something without an end")
 
     def _line(self) -> bytes:
         channel = self._open_channel()
@@ -99,6 +110,8 @@ class FarShell:
             if not data:
                 raise channel.ended()
             self._received += data
+            if len(self._received) > LONGEST_ANSWER:
+                raise TargetDown("the far side's shell says something without an end")
         line, _, self._received = self._received.partition(b"\n")
         return line
 

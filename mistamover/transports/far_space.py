@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from collections.abc import Sequence
 
 from mistamover.disk import Space, room
 from mistamover.processes import guarded
+from mistamover.transports.ssh import said_by
 
 _NUMBERS = re.compile(rb"^\S.*?\s([0-9]+)\s+([0-9]+)\s+(-?[0-9]+)\s+(?:[0-9]+%|-)\s", re.MULTILINE)
 
 
 def asked(ssh: Sequence[str], directory: str, patience: float) -> Space | None:
-    """What is free in a place behind an ssh command; None where nobody answers within ``patience`` seconds."""
+    """What is free in a place behind an ssh command; None where nobody says it within ``patience`` seconds."""
     place = shlex.quote(directory)
     script = f"LC_ALL=C; export LC_ALL; df -Pk {place} && echo --- && df -Pi {place}"
-    try:
-        done = subprocess.run(
-            [*guarded(), *ssh, f"exec sh -c {shlex.quote(script)}"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=patience,
-            start_new_session=True,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return parsed(done.stdout)
+    return parsed(said_by([*guarded(), *ssh, f"exec sh -c {shlex.quote(script)}"], patience))
 
 
 def parsed(said: bytes) -> Space | None:

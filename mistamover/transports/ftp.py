@@ -263,7 +263,7 @@ class Ftp(Transport):
         if "AVBL" not in self._features:
             return None
         reply = self._call(f"AVBL {self.staging}")
-        found = re.match(r"[0-9]+\b", reply.message)
+        found = re.match(r"[0-9]{1,19}\b", reply.message)
         return Space(int(found[0])) if reply.is_ok and found else None
 
     def sweep(self) -> int:
@@ -553,7 +553,7 @@ class Ftp(Transport):
         for path in paths:
             self._client.post(f"SIZE {path}", _put(answers, path))
         self._client.settle()
-        return {path: int(reply.message) for path, reply in answers.items() if reply.is_ok}
+        return {path: int(reply.message) for path, reply in answers.items() if reply.is_ok and _is_size(reply)}
 
     # -- publish ---------------------------------------------------------------------------------------------
 
@@ -703,10 +703,13 @@ class Ftp(Transport):
 
     def _walk(self, top: str) -> Iterator[str]:
         """The paths of all that is in a directory, each directory before what is in it, with a slash at its end."""
-        waiting = [""]
+        waiting, left = [""], MOST_IN_TREE
         while waiting:
             within = waiting.pop()
-            names = self._names(f"{top}/{within}".rstrip("/"), MOST_IN_TREE)
+            if len(within) > LONGEST_PATH:
+                raise endless_listing(f"{self.settings.outgoing.target_host}:{top}")
+            names = self._names(f"{top}/{within}".rstrip("/"), left)
+            left -= sum(map(len, names))
             paths = [within + os.fsdecode(name) for name in names]
             directories = self._directories(f"{top}/{path}" for path in paths)
             for path in paths:
@@ -775,7 +778,7 @@ class Ftp(Transport):
                 found[name] += part
 
         replies = self._transfer(small, lambda name: f"RETR {self.target}/{name}", take)
-        return {name: data for name, data in found.items() if replies[name].is_ok}
+        return {name: data for name, data in found.items() if replies[name].is_ok and len(data) <= LARGEST}
 
     def _transfer(
         self, names: Sequence[str], command: Callable[[str], str], use: Callable[[str, socket.socket], None]
@@ -853,6 +856,11 @@ def _put(answers: dict[_Key, Reply], key: _Key) -> Then:
         answers[key] = reply
 
     return then
+
+
+def _is_size(reply: Reply) -> bool:
+    """Whether it says a size, and nothing else (RFC 3659, 4)."""
+    return bool(re.fullmatch(r"[0-9]{1,19}", reply.message))
 
 
 def _features(reply: Reply) -> dict[str, str]:

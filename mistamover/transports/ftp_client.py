@@ -44,6 +44,11 @@ IMPLICIT_PORT = 990
 GLANCE = 0.5
 """Seconds after which a handshake that goes on is worth a look at whether its command was refused."""
 BUSY = 450
+MOST_LINES = 2000
+"""Lines of one reply: FEAT has a few dozen, and people's greetings are shorter."""
+GOODBYES = 16
+"""Packets that a server may send after QUIT."""
+LAST_PORT = 65535
 
 
 class Reply(NamedTuple):
@@ -66,6 +71,13 @@ class Reply(NamedTuple):
     def message(self) -> str:
         """Its last line, without the digits."""
         return self.text.rpartition("\n")[2][4:].strip() or str(self.code)
+
+
+def _reply(text: str) -> Reply:
+    """What these lines say; raises ``ValueError`` where that is nothing."""
+    if not re.match(r"[1-5][0-9]{2}(?![0-9])", text):
+        raise ValueError(f"the server sends something that is no FTP: {text[:60]!r}")
+    return Reply(int(text[:3]), text)
 
 
 Then = Callable[[Reply], None]
@@ -140,10 +152,10 @@ class FtpClient:
 
     def call(self, command: str) -> Reply:
         """Send a command and wait for its last reply."""
-        replies: list[Reply] = []
-        self.post(command, replies.append)
+        last: dict[str, Reply] = {}
+        self.post(command, lambda reply: last.update({command: reply}))
         self.settle()
-        return replies[-1]
+        return last[command]
 
     def settle(self) -> None:
         """Wait until every command has its reply."""
@@ -154,8 +166,7 @@ class FtpClient:
         """Send what is unsent and take one reply; raises ``TargetDown`` where none comes."""
         self._flush()
         try:
-            text = self._ftp.getmultiline()
-            reply = Reply(int(text[:3]), text)
+            reply = _reply(self._ftp.getmultiline())
         except (OSError, EOFError, ValueError, ftplib.Error) as error:
             raise self.down(error) from error
         if reply.code == 421 or not self._waiting:
@@ -203,8 +214,9 @@ class FtpClient:
         """Say goodbye, and wait until the server has gone: it may count connections."""
         with suppress(TargetDown, OSError):
             self.call("QUIT")
-            while self._sock.recv(4096):
-                pass
+            for _ in range(GOODBYES):
+                if not self._sock.recv(4096):
+                    break
         self._ftp.close()
 
     def close(self) -> None:
@@ -287,10 +299,14 @@ class FtpClient:
     def _port(self, passive: Reply) -> int:
         try:
             if self._passive == "EPSV":
-                return ftplib.parse229(passive.text, (self._peer, 0))[1]  # noqa: S321 - it only reads
-            return ftplib.parse227(passive.text)[1]  # noqa: S321
-        except ftplib.Error as error:
+                _, port = ftplib.parse229(passive.text, (self._peer, 0))  # noqa: S321 - it only reads
+            else:
+                _, port = ftplib.parse227(passive.text)  # noqa: S321
+        except (ValueError, ftplib.Error) as error:
             raise self.down(error) from error
+        if not 0 < port <= LAST_PORT:
+            raise TargetDown(f"{self._ftp.host}: there is no port {port}")
+        return port
 
     def _is_refused(self, transfer: Transfer) -> bool:
         """Whether there is no data connection because the command was refused."""
@@ -339,7 +355,25 @@ class FtpClient:
 # -- log-in --------------------------------------------------------------------------------------------------
 
 
-class _Implicit(ftplib.FTP_TLS):
+class _Bounded(ftplib.FTP):
+    """Takes no reply without an end."""
+
+    def getmultiline(self) -> str:
+        """The lines of a reply (RFC 959, 4.2)."""
+        lines = [self.getline()]
+        if lines[0][3:4] == "-":
+            while len(lines) == 1 or lines[-1][:3] != lines[0][:3] or lines[-1][3:4] == "-":
+                if len(lines) >= MOST_LINES:
+                    raise ValueError("a reply of the server does not end")
+                lines.append(self.getline())
+        return "\n".join(lines)
+
+
+class _Tls(_Bounded, ftplib.FTP_TLS):
+    """TLS once it is asked for."""
+
+
+class _Implicit(_Tls):
     """TLS from the first byte."""
 
     def connect(  # type: ignore[override] # no source address is ever given
@@ -386,9 +420,9 @@ def _options(settings: Settings) -> FtpOptions:
 def _ftp(options: FtpOptions) -> ftplib.FTP:
     # Names are bytes: by this encoding what is not text comes through as well.
     if not isinstance(options, FtpsOptions):
-        return ftplib.FTP(encoding="latin-1")  # noqa: S321 - what the user chose; the docs say what it lacks
+        return _Bounded(encoding="latin-1")
     context = ssl.create_default_context(cafile=options.ca_file)
-    kind = _Implicit if options.implicit else ftplib.FTP_TLS
+    kind = _Implicit if options.implicit else _Tls
     return kind(context=context, encoding="latin-1")
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import socket
-import subprocess
 from collections.abc import Iterator, Sequence
 
 from mistamover.options import Settings
 from mistamover.transports.contract import Finding, Level
-from mistamover.transports.ssh import ssh_options
+from mistamover.transports.ssh import said_by, ssh_options
 
 SAFE = (3, 4, 3)
 """The first rsync without the faults of January 2025 (CVE-2024-12084 to 12088, 12747) and May 2026."""
@@ -69,15 +68,4 @@ def is_open_to_terrapin(said: str) -> bool:
 
 
 def _said(command: Sequence[str]) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=PATIENCE,
-            start_new_session=True,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return (done.stdout + done.stderr).decode("utf-8", "replace")
+    return said_by(command, PATIENCE, messages=True).decode("utf-8", "replace")

@@ -45,9 +45,9 @@ class _Download:
         else:
             self.error = NotVerified(f"cannot be read back: {wire.said(kind, body)}")
 
-    def got(self, offset: int, kind: int, body: bytes) -> None:
+    def got(self, offset: int, asked: int, kind: int, body: bytes) -> None:
         self.reads -= 1
-        if kind == Packet.DATA and len(body) > 4:
+        if kind == Packet.DATA and 4 < len(body) <= 4 + asked:
             self._parts[offset] = body[4:]
             self._hash()
         elif (refused := wire.refusal(kind, body)) and refused.code == Status.EOF:
@@ -107,7 +107,7 @@ def _read_more(client: SftpClient, download: _Download) -> None:
     download.reads += 1
 
     def got(kind: int, body: bytes) -> None:
-        download.got(offset, kind, body)
+        download.got(offset, asked, kind, body)
         short = asked - (len(body) - 4)
         if kind == Packet.DATA and short > 0 and offset + asked <= download.size:
             download.asked = min(download.asked, offset + len(body) - 4)

@@ -37,6 +37,8 @@ MEANS = {
 }
 """What the most frequent ones say where rsync itself does not: its receiver's last words may not arrive."""
 NOT_FOUND = 127
+MOST_SAID = 2**26
+"""Bytes that a run may say: a line for each name, also of a large directory that is listed."""
 FULL = ("No space left on device", "Disk quota exceeded")
 
 _ITEM = re.compile(rb"(\*deleting  |[<>ch.][fdLDS][ .+?a-zA-Z]{9}) (.+)")
@@ -70,6 +72,8 @@ def items(output: bytes) -> Iterator[Item]:
     for line in output.split(b"\n"):
         if found := _ITEM.fullmatch(line):
             name = _ESCAPED.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), found[2])
+            if b"\0" in name:
+                continue  # no file has such a name, and it would part what we give rsync to read
             yield Item(
                 found[1].decode(), os.fsdecode(name.removesuffix(b"/") if found[1] != b"*deleting  " else name)
             )
@@ -146,12 +150,19 @@ class Run:
         with self._ends() as ends:
             while not ends.poll(GLANCE * 1000):
                 tick(0)
+                self._limit()
                 if moved != (moved := self._moved()):
                     since = time.monotonic()
                 elif time.monotonic() - since > patience:
                     raise TargetDown(f"nothing moved for {patience:.0f} s")
         code = self._process.wait()
+        self._limit()
         return Result(code, {item.name: item for item in items(_content(self._output))}, self._said())
+
+    def _limit(self) -> None:
+        """Raise ``TargetDown`` where the far side has it say more than anybody needs to."""
+        if any(os.fstat(file.fileno()).st_size > MOST_SAID for file in (self._output, self._messages)):
+            raise TargetDown(f"the far side says something without an end: more than {MOST_SAID:,} bytes")
 
     def _ends(self) -> _Ends:
         return _Ends(self._process.pid)

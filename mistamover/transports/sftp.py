@@ -57,7 +57,9 @@ SYNCED_TOGETHER = 32
 MOST_LISTED = 100_000
 """Names in the staging directory, or answers that hold none: far more than we ever leave there."""
 MOST_IN_TREE = 10_000_000
-"""The same of a directory in a tree that is staged, or that stands where one is to go."""
+"""The same of a tree that is staged, or that stands where one is to go."""
+LONGEST_PATH = 4096
+"""Characters of a path in a tree: a server that has a longer one makes directories up."""
 MANY = 16
 """From so many files on, one syncfs(2) costs less than an fsync(2) of each."""
 
@@ -708,10 +710,13 @@ class Sftp(Transport):
 
     def _walk(self, top: str) -> Iterator[str]:
         """The paths of all that is in a directory, each directory before what is in it, with a slash at its end."""
-        waiting = [""]
+        waiting, left = [""], MOST_IN_TREE
         while waiting:
             within = waiting.pop()
-            paths = [within + os.fsdecode(name) for name in self._names(f"{top}/{within}", MOST_IN_TREE)]
+            if len(within) > LONGEST_PATH:
+                raise endless_listing(f"{self.settings.outgoing.target_host}:{top}")
+            paths = [within + os.fsdecode(name) for name in self._names(f"{top}/{within}", left)]
+            left -= len(paths)
             for path, found in self._look([(path, _path(f"{top}/{path}")) for path in paths]):
                 if _is_directory(found):
                     waiting.append(f"{path}/")
@@ -814,8 +819,10 @@ class Sftp(Transport):
         def read(name: str) -> wire.Then:
             def then(kind: int, body: bytes) -> None:
                 refused = wire.refusal(kind, body)
-                if kind == Packet.DATA or (refused and refused.code == Status.EOF):
-                    fetched[name] = b"" if refused else body[4:]
+                if refused and refused.code == Status.EOF:
+                    fetched[name] = b""
+                elif kind == Packet.DATA and 4 <= len(body) <= 4 + LARGEST:
+                    fetched[name] = body[4:]
 
             return then
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import resource
 import select
 import shlex
 import shutil
@@ -36,6 +37,10 @@ PIPE_SIZE = 2**20
 MOST_BUFFERS = 512
 """Buffers of one write; writev(2) takes 1024 (IOV_MAX) on Linux."""
 READ_SIZE = 2**18
+MOST_SAID = 2**20
+"""Bytes that a command has to say in answer to a short question."""
+MOST_MESSAGES = 2**24
+"""Bytes that ssh may write on its standard error, where the far side can write as well."""
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 """First choice: with the AES instructions of today's CPUs they cost a fraction of the others."""
 KEEPALIVE = 15
@@ -275,6 +280,35 @@ def private_directory(settings: Settings) -> str:
     return tempfile.mkdtemp(prefix=f"{SOCKETS}{os.getpid()}-", dir=state)
 
 
+def said_by(command: Sequence[str], patience: float, *, messages: bool = False) -> bytes:
+    """What a command says within ``patience`` seconds, of which no more is read than it has to say.
+
+    ``messages``: also on its standard error. Nothing where there is no such command.
+    """
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if messages else subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError:
+        return b""
+    # Not yet reaped, so that the number of its group is nobody else's.
+    end = partial(os.killpg, process.pid, signal.SIGKILL)
+    timer = threading.Timer(patience, end)
+    timer.start()
+    assert process.stdout is not None  # noqa: S101 - it is a pipe
+    try:
+        return process.stdout.read(MOST_SAID)
+    finally:
+        timer.cancel()
+        timer.join()
+        end()
+        process.communicate()
+
+
 def _is_running(process: str) -> bool:
     return Path(f"/proc/{process}").exists()
 
@@ -339,6 +373,8 @@ class PipeChannel(Channel):
             start_new_session=True,
             bufsize=0,
         )
+        with suppress(OSError):  # it has ended already
+            resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (MOST_MESSAGES, MOST_MESSAGES))
         assert self._process.stdin is not None  # noqa: S101 - both are pipes
         assert self._process.stdout is not None  # noqa: S101
         self._in = self._process.stdin.fileno()

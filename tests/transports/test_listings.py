@@ -6,15 +6,19 @@ import os
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from pyftpdlib.filesystems import AbstractedFS
 
 from mistamover.errors import TargetRefused
+from mistamover.handshake import LARGEST
 from mistamover.testing.rig import Rig, write
+from mistamover.transports.ftp import Ftp
 from mistamover.transports.sftp import Sftp
 from mistamover.transports.sftp_client import Packet, SftpClient, Status, string
+from mistamover.unit import Identity, Unit
 from tests.strange_ftpd import strange_server
 from tests.test_sftp_client import Answering, framed, status
 from tests.transports.test_ftp import strange
@@ -66,6 +70,49 @@ def test_sftp_gives_up_a_listing_without_an_end(rig: Rig, names: Sequence[bytes]
     assert listing.removed == []
 
 
+def deep(kind: int, number: int, _body: bytes) -> Iterator[bytes]:
+    """Says that each directory holds another one."""
+    if kind == Packet.OPENDIR:
+        yield framed(Packet.HANDLE, number, string(b"handle"))
+        listings.append(number)
+    elif kind == Packet.READDIR and listings:
+        listings.clear()
+        yield framed(Packet.NAME, number, (1).to_bytes(4, "big") + string(b"n" * 100) + string(b"") + bytes(4))
+    elif kind == Packet.LSTAT:
+        yield framed(Packet.ATTRS, number, (4).to_bytes(4, "big") + (0o40755).to_bytes(4, "big"))
+    else:
+        yield status(number, Status.EOF)
+
+
+listings: list[int] = []
+
+
+@pytest.mark.timeout(60)
+def test_sftp_gives_up_a_tree_without_an_end(rig: Rig) -> None:
+    transport = cast("Sftp", rig.transport())
+    transport._client = SftpClient(Answering(deep))
+    with pytest.raises(TargetRefused, match="does not end"):
+        transport.entries(Unit("tree", Identity(1, 1, 0, 0, 0)))
+
+
+def notes(kind: int, number: int, body: bytes) -> Iterator[bytes]:
+    """Says that a file is small, and gives more of it."""
+    if kind == Packet.LSTAT:
+        yield framed(Packet.ATTRS, number, (5).to_bytes(4, "big") + bytes(8) + (0o100644).to_bytes(4, "big"))
+    elif kind == Packet.OPEN:
+        yield framed(Packet.HANDLE, number, string(b"large" if b"large" in body else b"small"))
+    elif kind == Packet.READ:
+        yield framed(Packet.DATA, number, string(bytes(LARGEST + (b"large" in body))))
+    else:
+        yield status(number)
+
+
+def test_sftp_takes_no_note_that_is_larger_than_it_may_be(rig: Rig) -> None:
+    transport = cast("Sftp", rig.transport())
+    transport._client, transport._is_far = SftpClient(Answering(notes)), False
+    assert transport.fetch_notes(["small", "large"]) == {"small": bytes(LARGEST)}
+
+
 def test_sftp_removes_nothing_outside_the_staging_directory(rig: Rig) -> None:
     tag = rig.transport().tag
     ours = f"{tag}0001".encode()
@@ -93,6 +140,16 @@ def test_ftp_gives_up_a_listing_without_an_end(tmp_path: Path) -> None:
         with pytest.raises(TargetRefused, match="does not end"):
             transport.sweep()
         rig.close()
+
+
+@pytest.mark.timeout(60)
+def test_ftp_gives_up_a_tree_without_an_end() -> None:
+    outgoing = SimpleNamespace(target_host="archive.example.org")
+    deep = SimpleNamespace(
+        _names=lambda _path, _most: [b"n" * 100], _directories=set, settings=SimpleNamespace(outgoing=outgoing)
+    )
+    with pytest.raises(TargetRefused, match="does not end"):
+        list(Ftp._walk(cast("Ftp", deep), "/place"))
 
 
 def test_ftp_removes_nothing_outside_the_staging_directory(tmp_path: Path) -> None:
