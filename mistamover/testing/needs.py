@@ -21,6 +21,7 @@ PACKAGES = {
     "ssh": "openssh-client",
     "sftp": "openssh-client",
     "ssh-keygen": "openssh-client",
+    "prlimit": "util-linux",
     "setpriv": "util-linux",
     "useradd": "passwd",
     "usermod": "passwd",

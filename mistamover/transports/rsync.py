@@ -52,7 +52,7 @@ from mistamover.transports.rsync_run import (
     without_override,
 )
 from mistamover.transports.rsync_trees import Ground, Sources, Tree
-from mistamover.unit import BATCH_DIGITS, OWN_NAME, Content, Directory, Outcome, Unit, batches
+from mistamover.unit import BATCH_DIGITS, BATCH_FILES, OWN_NAME, Content, Directory, Outcome, Unit, batches
 
 PLAIN = ("--no-recursive", "--no-links", "--no-perms", "--no-times", "--no-owner", "--no-group")
 SAID = ("-ii", "--out-format=%i %n")
@@ -67,8 +67,10 @@ _ONE_AT_A_TIME: set[str] = set()
 """The far sides that have said so to this process."""
 MARKER = ".done"
 """What the name of a directory's marker ends in: rsync renames no directories, so that one shows while it fills."""
-MOST_OPEN = 1024
-"""Sources of one lane that are open at the same time."""
+MOST_OPEN = BATCH_FILES
+"""Sources of one lane that are open at the same time, where the system lets us open as many."""
+OTHERS_OPEN = 128
+"""What the rest of a process may have open besides."""
 
 
 class Rsync(Transport):
@@ -125,6 +127,8 @@ class Rsync(Transport):
             every_run=command.every_run + extra.every_run,
             staging=command.staging + extra.staging,
         )
+        lanes = self.settings.outgoing.lanes
+        self._most_open = max(1, (fs.may_open(lanes * MOST_OPEN + OTHERS_OPEN) - OTHERS_OPEN) // lanes)
         self._buffer = bytearray(digest.CHUNK)
         self._reader = self.spool.reader()
         self._private = ssh.private_directory(self.settings)
@@ -309,12 +313,14 @@ class Rsync(Transport):
 
     def send(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         """Stage each unit, and hash it while rsync sends it."""
-        for part in _together(units):
+        for part in self._together(units):
             yield from self._send(part)
 
     def _send(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         if not units:
             return
+        if sum(map(len, self._held)) + len(units) > self._most_open:
+            self._let_go()
         self._held.append(sources := self._sources())
         with self.baton:
             good, failed = _parted(sources.open(units))
@@ -390,14 +396,20 @@ class Rsync(Transport):
 
     def _verify(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         proof = self.proof
-        for part in _together(units):
-            if self._runs_together and sum(unit.size for unit in part) <= LOOK_AHEAD:
+        parts = list(self._together(units))
+        for part in parts:
+            if self._runs_together and len(parts) == 1 and sum(unit.size for unit in part) <= LOOK_AHEAD:
                 self._looks[part[0].staged[:BATCH_DIGITS]] = self._begin_look(part)
             sources = next((one for one in reversed(self._held) if one.holds(part)), None)
             for unit, error in self._compare(part, self._staged_in(part), proof, sources):
                 trouble = self._trouble.pop(unit.staged, None)
                 yield Outcome(unit, _why_not_staged(unit, trouble) if trouble and error else error)
         self._let_go()
+
+    def _together(self, units: Sequence[Unit]) -> Iterator[list[Unit]]:
+        """The units of each batch, no more than may be open at once."""
+        for _, group in groupby(units, lambda unit: unit.staged[:BATCH_DIGITS]):
+            yield from batches(group, files=self._most_open)
 
     def _let_go(self) -> None:
         with self.baton:
@@ -449,13 +461,13 @@ class Rsync(Transport):
 
     def compare(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         """Compare what stands under each unit's name with its source."""
-        for part in batches(units, files=MOST_OPEN):
+        for part in batches(units, files=self._most_open):
             for unit, error in self._compare(part, self.target, Proof.DIGEST):
                 yield Outcome(unit, taken() if isinstance(error, NotVerified) else error)
 
     def resembling(self, units: Sequence[Unit]) -> list[Unit]:
         """By a dry run that compares sizes."""
-        compared = (self._compare(part, self.target, Proof.SIZE) for part in batches(units, files=MOST_OPEN))
+        compared = (self._compare(part, self.target, Proof.SIZE) for part in batches(units, files=self._most_open))
         return [unit._replace(proof="") for unit, error in chain.from_iterable(compared) if error is None]
 
     # -- publish ---------------------------------------------------------------------------------------------
@@ -463,7 +475,7 @@ class Rsync(Transport):
     def publish(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         """Have the receiver link each staged file to its final name, then remove the staged names."""
         published: list[Unit] = []
-        for part in _together(units):
+        for part in self._together(units):
             with self._looks.pop(part[0].staged[:BATCH_DIGITS], None) or self._begin_look(part) as look:
                 for outcome in self._publish(part, look):
                     if outcome.error is None:
@@ -783,12 +795,6 @@ def _parted(outcomes: Iterable[Outcome]) -> tuple[list[Unit], list[Outcome]]:
         else:
             failed.append(outcome)
     return good, failed
-
-
-def _together(units: Sequence[Unit]) -> Iterator[list[Unit]]:
-    """The units of each batch, no more than may be open at once."""
-    for _, group in groupby(units, lambda unit: unit.staged[:BATCH_DIGITS]):
-        yield from batches(group, files=MOST_OPEN)
 
 
 def _stand_in(tree: Tree, units: Sequence[Unit]) -> tuple[list[Unit], list[Outcome]]:

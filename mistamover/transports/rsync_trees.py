@@ -138,6 +138,10 @@ class Sources(Tree):
             else:
                 yield Outcome(unit)
 
+    def __len__(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
     def holds(self, units: Sequence[Unit]) -> bool:
         """Whether all of these are open."""
         return all(unit.staged in self._open for unit in units)

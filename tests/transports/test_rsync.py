@@ -23,6 +23,7 @@ from mistamover.transports.contract import Proof
 from mistamover.unit import BATCH_DIGITS, BATCH_FILES, OWN_NAME, Unit
 from tests.conftest import StartSshd
 from tests.daemon import running
+from tests.faults.rig import Rig as FaultRig
 from tests.faults.rig import strace
 from tests.rsyncd import MODULE, PASSWORD, USER, Rsyncd
 from tests.sshd import Sshd, make_key, wait_for
@@ -294,6 +295,17 @@ def test_where_there_is_no_rsync_it_is_said(sshd: Sshd, tmp_path: Path) -> None:
     with pytest.raises(TargetRefused, match="install rsync"):
         rig.open(log_in={"cmd": "/no/such/rsync"})
     rig.close()
+
+
+@pytest.mark.needs("prlimit")
+@pytest.mark.parametrize("limit", ["150:", "150:150"], ids=["unless asked for more", "at all"])
+def test_no_more_sources_are_open_than_may_be(rsyncd: Rsyncd, tmp_path: Path, limit: str) -> None:
+    rig = FaultRig(tmp_path / "rig", rsyncd)
+    for number in range(200):
+        rig.oracle.put(f"{number}", noise(10, number))
+    run = rig.run(under=["prlimit", f"--nofile={limit}"])
+    assert run.code == 0, run.text
+    rig.oracle.check_delivered()
 
 
 def test_an_account_for_rsync_alone_serves_even_one_run_at_a_time(start_sshd: StartSshd, tmp_path: Path) -> None:
