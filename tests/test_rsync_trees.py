@@ -62,6 +62,15 @@ def test_nothing_of_others_is_removed(memory: Path, tmp_path: Path) -> None:
     assert {path.name for path in memory.iterdir()} == {f"{begin}link", f"{begin}file", "somebody"}
 
 
+@pytest.mark.needs("root")
+def test_what_another_user_calls_as_ours_is_not_removed(memory: Path, tmp_path: Path) -> None:
+    theirs = memory / f"mistamover-{os.geteuid()}-theirs"
+    theirs.mkdir()
+    os.chown(theirs, 65534, 65534)
+    Ground(str(tmp_path), memory).close()
+    assert theirs.is_dir()
+
+
 def test_where_there_is_no_such_place_the_disk_serves(tmp_path: Path) -> None:
     ground = Ground(str(tmp_path), tmp_path / "missing")
     assert ground.path == str(tmp_path)
