@@ -1237,7 +1237,7 @@ NOTHING_OUTSIDE_THE_ROOTS = [
         "fs.py",
         "FILE = os.O_RDONLY | os.O_NOFOLLOW |",
         "FILE = os.O_RDONLY |",
-        f"{SPOOL}::test_what_changed_before_it_is_read_is_not_opened",
+        "tests/test_handshake.py::test_whatever_stands_in_a_file_s_place_is_refused_at_once",
     ),
     Mutation(
         9,
@@ -1413,7 +1413,7 @@ NOTHING_OUTSIDE_THE_ROOTS = [
         "transports/rsync_trees.py",
         "if path.lstat().st_uid != os.geteuid():",
         "if False:",
-        "tests/test_rsync_trees.py::test_nothing_of_others_is_removed",
+        "tests/test_rsync_trees.py::test_what_another_user_calls_as_ours_is_not_removed",
     ),
     Mutation(
         9,
