@@ -234,6 +234,14 @@ NOTHING_IS_LOST = [
         "",
         "tests/test_monitor.py::test_a_spool_that_two_streams_read_loses_nothing",
     ),
+    Mutation(
+        1,
+        "sets another unit aside than failed",
+        "spool.py",
+        "if not self._is_as_found(name, aside, unit.identity):",
+        "if False:",
+        "tests/faults/test_races.py::test_it_is_replaced_just_as_it_is_set_aside",
+    ),
 ]
 
 NOBODY_READS_HALF_A_FILE = [
@@ -316,6 +324,14 @@ NOBODY_READS_HALF_A_FILE = [
         "if spool.identity(unit.path) != unit.identity:",
         "if False:",
         "tests/test_directories.py::test_what_changes_while_it_is_sent_is_not_published",
+    ),
+    Mutation(
+        2,
+        "resumes the transfer of another version",
+        "transports/ranges.py",
+        "{unit.path!r} {unit.identity!r} {RANGE}",
+        "{unit.path!r} {RANGE}",
+        "tests/faults/test_resume.py::test_another_version_has_nothing_of_the_first",
     ),
 ]
 
@@ -449,6 +465,14 @@ NOTHING_IS_OVERWRITTEN = [
         "is_update = self._mirror and self._ledger.has_delivered(unit.path)",
         "is_update = self._mirror",
         "tests/test_cli.py::test_a_mirror_replaces_what_it_delivered_and_nothing_else",
+    ),
+    Mutation(
+        3,
+        "replaces a stop file that somebody made meanwhile",
+        "stop_files.py",
+        "if not is_own(read(directory, TEMPORARY), monitor):",
+        "if False:",
+        "tests/test_monitor.py::test_that_of_a_person_who_comes_while_ours_is_replaced_gets_its_name_back",
     ),
 ]
 
@@ -745,6 +769,14 @@ EVERY_STEP_MAY_BE_REPEATED = [
         "!= claim.seen and False:",
         "tests/test_arrivals.py::test_the_control_file_of_the_next_attempt_is_not_taken_with_that_of_the_last",
     ),
+    Mutation(
+        5,
+        "forgets a deletion from quarantine that a crash cut off",
+        "stream.py",
+        "for record in spool.aside():",
+        "for record in ():",
+        "tests/test_reclaim.py::test_a_crash_before_it_is_deleted_from_quarantine_leaves_it_there",
+    ),
 ]
 
 UNVERIFIABLE_IS_NOT_VERIFIED = [
@@ -899,6 +931,14 @@ UNVERIFIABLE_IS_NOT_VERIFIED = [
         "if version > VERSION:",
         "if False:",
         "tests/test_ledger.py::test_a_ledger_of_a_newer_version_is_left_alone",
+    ),
+    Mutation(
+        6,
+        "resumes where no bytes are compared",
+        "transports/sftp.py",
+        "resume=self.proof in (Proof.DIGEST, Proof.READBACK)",
+        "resume=True",
+        "tests/faults/test_resume.py::test_where_no_bytes_are_compared_nothing_is_resumed",
     ),
 ]
 
@@ -1104,6 +1144,22 @@ EVERY_FAULT_ENDS_SOMEWHERE = [
         "except UnitError as error:\n            raise TargetDown(str(error)) from error\n\n    def _synced",
         f"{LOCAL}::test_a_bad_unit_never_ends_the_batch",
     ),
+    Mutation(
+        7,
+        "fills the place of a target that is not mounted any more",
+        "transports/local.py",
+        "if not os.path.samestat(found, os.fstat(self._root_fd)):",
+        "if False:",
+        "tests/transports/test_local.py::test_a_target_that_another_directory_took_the_place_of_is_down",
+    ),
+    Mutation(
+        7,
+        "begins a program that nobody would end",
+        "processes.py",
+        'is_ours = \'test "$PPID" = "$0" && exec "$@"\'',
+        "is_ours = 'exec \"$@\"'",
+        "tests/faults/test_orphans.py::test_who_died_before_the_program_began",
+    ),
 ]
 
 SECRETS_STAY_SECRET = [
@@ -1219,6 +1275,14 @@ SECRETS_STAY_SECRET = [
         '"reason": redacted(entry.reason),',
         '"reason": entry.reason,',
         "tests/test_records.py::test_a_password_is_blotted_out_of_the_record_too",
+    ),
+    Mutation(
+        8,
+        "leaves an image of its memory at a crash",
+        "processes.py",
+        "resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))",
+        "pass",
+        "tests/test_secrets.py::test_a_crash_leaves_no_image_of_the_memory",
     ),
 ]
 
@@ -1430,6 +1494,38 @@ NOTHING_OUTSIDE_THE_ROOTS = [
         'return text if text.isprintable() else "".join(map(_escaped, text))',
         "return text",
         "tests/test_log.py::test_nothing_forges_a_line_and_nothing_tells_a_secret",
+    ),
+    Mutation(
+        9,
+        "does jobs that somebody else wrote",
+        "arrivals.py",
+        "if not foreign.is_ours(found):",
+        "if False:",
+        "tests/test_arrivals.py::test_a_job_that_somebody_else_wrote_is_not_done",
+    ),
+    Mutation(
+        9,
+        "writes into what had the name of a draft",
+        "fs.py",
+        "return os.open(name, CREATE_NEW, mode, dir_fd=dir_fd)\n    except",
+        "return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode, dir_fd=dir_fd)\n    except",
+        "tests/test_fs.py::test_a_new_file_is_new_whatever_had_its_name",
+    ),
+    Mutation(
+        9,
+        "makes archives where somebody else could put another",
+        "packages.py",
+        "if not foreign.is_ours(os.fstat(directory)):",
+        "if False:",
+        "tests/test_directories.py::test_no_archive_is_made_where_somebody_else_could_put_another",
+    ),
+    Mutation(
+        9,
+        "takes the spool itself for a target over the network",
+        "transports/contract.py",
+        "return any(os.path.lexists",
+        "return False and any(os.path.lexists",
+        "tests/test_overlap.py::test_the_spool_is_no_target_over_the_network_either",
     ),
 ]
 
