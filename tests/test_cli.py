@@ -875,6 +875,9 @@ def test_a_mirror_replaces_what_it_delivered_and_nothing_else(local: Local) -> N
     assert result.code == Exit.UNFINISHED
     assert (local.target / "ours").read_bytes() == b"second version"
     assert (local.target / "theirs").read_bytes() == b"of somebody else"
+    local.put("theirs", b"of the mirror, changed after it was refused")
+    assert local.once().code == Exit.UNFINISHED
+    assert (local.target / "theirs").read_bytes() == b"of somebody else"
     local.configure("transfer_mode = mirror\nexisting = replace")
     local.put("theirs", b"of the mirror, again")
     assert local.once().code == Exit.DONE
