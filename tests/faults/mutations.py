@@ -947,8 +947,8 @@ EVERY_FAULT_ENDS_SOMEWHERE = [
         7,
         "sets units aside for what is the fault of the target",
         "stream.py",
-        "if error.fault is Fault.UNIT and is_spent:",
-        "if is_spent:",
+        "if error.fault is Fault.UNIT and is_spent and",
+        "if is_spent and",
         "tests/test_exchange.py::test_a_receiver_in_trouble_never_sets_a_unit_aside",
     ),
     Mutation(
