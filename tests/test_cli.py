@@ -760,7 +760,7 @@ def on_a_terminal(local: Local, *arguments: str | Path) -> tuple[int, str]:
 
 
 def test_a_terminal_shows_progress_with_failures_above(local: Local) -> None:
-    local.configure(settle="1.5")
+    local.configure(settle="4")
     local.put("a", b"1" * 1000)
     local.put("taken", b"ours")
     local.put("taken", b"theirs", at=local.target)
