@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import socket
 from itertools import count
 from pathlib import Path
 
@@ -113,6 +114,61 @@ def test_nobody_listens(wired: Rig, relay: Relay) -> None:
     assert run.code == 3, run.text
     relay.port = port
     wired.run_clean()
+
+
+def test_a_slow_line_is_none_that_stalls(tmp_path: Path, sshd: Sshd) -> None:
+    """The whole takes longer than anything may stand still."""
+    with Relay(sshd.port, rate=BIG / 2) as relay:
+        rig = Rig(tmp_path / "rig", sshd, "openssh", relay.own_port)
+        rig.write(IMPATIENT)
+        rig.oracle.put("a/big", secrets.token_bytes(BIG))
+        rig.run_clean()
+
+
+@pytest.mark.campaign
+@pytest.mark.needs("root", "unshare", "mount", "rsync", "proftpd", "openssl")
+@pytest.mark.parametrize("way", [*CONNECTORS, "rsync_ssh", "rsyncd", "proftpd"])
+def test_a_name_server_that_never_answers(request: pytest.FixtureRequest, tmp_path: Path, way: str) -> None:
+    server = request.getfixturevalue(way if way in {"rsyncd", "proftpd"} else "sshd")
+    rig = Rig(tmp_path / "rig", server, way)
+    rig.write({"outgoing": {"target_host": "archive.example.org", "retry_count": 0}})
+    rig.oracle.put("file", b"data")
+    resolver = tmp_path / "resolv.conf"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.53", 53))
+        resolver.write_text("nameserver 127.0.0.53\noptions timeout:1 attempts:2\n")
+        script = f'mount --bind {resolver} /etc/resolv.conf && exec "$@"'
+        run = finished(rig.start(under=["unshare", "-m", "sh", "-c", script, "sh"]))
+    assert run.code == 3, run.text
+    (target,) = run.of("target")
+    assert "archive.example.org" in target["reason"]
+    assert "refused" not in target["reason"]
+    rig.oracle.check()
+    rig.write()
+    rig.run_clean()
+
+
+@pytest.mark.campaign
+@pytest.mark.needs("root", "unshare", "mount", "rsync", "proftpd", "openssl")
+@pytest.mark.parametrize("way", [*CONNECTORS, "rsync_ssh", "rsyncd", "proftpd"])
+def test_a_name_whose_first_address_is_dead(request: pytest.FixtureRequest, tmp_path: Path, way: str) -> None:
+    """As where IPv6 is announced, and works nowhere."""
+    server = request.getfixturevalue(way if way in {"rsyncd", "proftpd"} else "sshd")
+    rig = Rig(tmp_path / "rig", server, way)
+    name = "two-addresses.example.org"
+    log_in: Options = {}
+    if isinstance(server, Sshd):
+        known = tmp_path / "known_hosts"
+        known.write_text(server.known_hosts.read_text().replace(server.host, name))
+        log_in = {"rsync_ssh" if way == "rsync_ssh" else "sftp": {"known_hosts": known}}
+    rig.write({"outgoing": {"target_host": name}, **log_in})
+    rig.oracle.put("file", b"data")
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"::1 {name}\n127.0.0.1 {name}\n")
+    script = f'mount --bind {hosts} /etc/hosts && exec "$@"'
+    run = finished(rig.start(under=["unshare", "-m", "sh", "-c", script, "sh"]))
+    assert run.code == 0, run.text
+    rig.oracle.check_delivered()
 
 
 # -- the far side --------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pytest
 
 from mistamover import stream as stream_module
 from mistamover.config import load
-from mistamover.errors import NameTaken, NotVerified, TargetRefused, TooManyConnections
+from mistamover.errors import NameTaken, NotVerified, TargetDown, TargetRefused, TooManyConnections
 from mistamover.events import Event, Kind, Report
 from mistamover.stream import Stream
 from mistamover.testing.contract import ConnectionContract, SendingContract, Server, TransportContract
@@ -401,6 +401,26 @@ def test_a_server_that_nobody_knows_is_told_one_thing_at_a_time(tmp_path: Path, 
     assert sorted(os.listdir(rig.target)) == ["big", "caf\u00e9", "crowd", "staging"]
     assert server.too_early == []
     assert "LIST" not in server.said
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "229 Entering extended passive mode (|||99999|).",
+        "229 Entering extended passive mode (|||0|).",
+        "229 nothing",
+        "227 Entering passive mode (127,0,0,1,255,999).",
+        "227 nothing",
+    ],
+)
+def test_a_port_that_there_cannot_be_is_a_target_that_is_down(tmp_path: Path, answer: str) -> None:
+    lacks, command = ((), "EPSV") if answer.startswith("229") else (("EPSV",), "PASV")
+    replaced: dict[str, Any] = {f"ftp_{command}": lambda handler, _: handler.respond(answer)}
+    with strange_server(*lacks, **replaced) as (port, _):
+        rig = Rig(tmp_path, strange(port))
+        with pytest.raises(TargetDown):
+            rig.open(log_in={"connect_timeout": "0.5", "stall_timeout": "0.5"})
+        rig.close()
 
 
 def test_a_lying_226_is_found(tmp_path: Path) -> None:
