@@ -25,6 +25,8 @@ class Cut(Enum):
     """As when the other program ends: no more bytes, in either direction."""
     STALL = "stall"
     """As when a cable is drawn: nothing moves any more, and nobody is told."""
+    FLIP = "flip"
+    """No cut: one bit changes on the way, and all goes on."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,11 @@ class Relay:
                 data = source.recv(int(min(CHUNK, left[source])))
                 if not data:
                     return None
-                (far if source is near else near).sendall(data)
                 left[source] -= len(data)
+                if fault and fault.cut is Cut.FLIP and not left[source]:
+                    data, left[source] = data[:-1] + bytes([data[-1] ^ 1]), inf
+                    self.cuts += 1
+                (far if source is near else near).sendall(data)
                 if source is near:
                     self._count(len(data))
                 if not left[source]:

@@ -14,7 +14,7 @@ from tests.faults.conftest import CONNECTORS
 from tests.faults.faulty_server import FaultyServer
 from tests.faults.oracle import Watcher
 from tests.faults.relay import Cut, Fault, Relay
-from tests.faults.rig import Options, Rig, Run, finished
+from tests.faults.rig import Options, Rig, Run, Server, finished
 from tests.faults.test_kill import sweep
 from tests.sshd import Sshd, wait_for
 
@@ -92,6 +92,23 @@ def test_it_is_cut_once(wired: Rig, relay: Relay, fault: Fault) -> None:
     assert run.code == 0, run.text
     assert relay.connections >= 2
     wired.oracle.check_delivered()
+
+
+@pytest.mark.needs("rsync")
+@pytest.mark.parametrize("way", [*CONNECTORS, "rsyncd"])
+def test_a_bit_changes_on_the_way(request: pytest.FixtureRequest, tmp_path: Path, way: str) -> None:
+    """SSH notices by itself. To an rsync daemon nothing but the digests does."""
+    server: Server = request.getfixturevalue("rsyncd" if way == "rsyncd" else "sshd")
+    flips = [Fault(Cut.FLIP, there=1_000_000)] * (1 if way in CONNECTORS else MANY)
+    with Relay(server.port, flips) as relay:
+        rig = Rig(tmp_path / "rig", server, way, relay.own_port)
+        rig.write(PATIENT if way in CONNECTORS else {"outgoing": {"retry_count": 3}})
+        rig.oracle.put("a/big", secrets.token_bytes(BIG))
+        run = watched(rig)
+        assert run.code in (0, 1), run.text
+        assert relay.cuts
+        relay.faults.clear()
+        rig.run_clean()
 
 
 def test_it_takes_no_more(tmp_path: Path, sshd: Sshd) -> None:
