@@ -5,6 +5,7 @@ from __future__ import annotations
 import ftplib
 import os
 import re
+import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from mistamover.errors import NameTaken, NotVerified, TargetDown, TargetRefused,
 from mistamover.events import Event, Kind, Report
 from mistamover.stream import Stream
 from mistamover.testing.contract import ConnectionContract, SendingContract, Server, TransportContract
+from mistamover.testing.needs import find
 from mistamover.testing.rig import BIG, Rig, by_path, deliver, failed, files, flip, good, noise, prove, tree, write
 from mistamover.transports import ftp
 from mistamover.transports.contract import Proof
@@ -28,7 +30,8 @@ from mistamover.transports.ftp_client import Reply
 from mistamover.unit import BATCH_FILES, named
 from tests import strange_ftpd
 from tests.daemon import Daemon, running
-from tests.ftpd import PASSWORD, USER, Certificate, Options, Proftpd, to, within_tls
+from tests.ftpd import PASSWORD, USER, Certificate, Options, Proftpd, Vsftpd, to, within_tls
+from tests.sshd import temporary_account
 from tests.strange_ftpd import ForgetfulFS, strange_server
 
 pytestmark = pytest.mark.needs("root", "proftpd", "openssl")
@@ -345,6 +348,22 @@ def test_a_wrong_password_is_tried_once_and_refused(proftpd: Proftpd, tmp_path: 
         rig.open()
     assert proftpd.log.read_text().count("Incorrect password") == before + 1
     rig.close()
+
+
+@pytest.mark.needs("root", "vsftpd", "useradd", "chpasswd", "usermod", "chage")
+def test_an_account_that_has_expired_or_is_locked_is_refused(tmp_path: Path) -> None:
+    certificate = Certificate.make(tmp_path)
+    (tmp_path / "server").mkdir()
+    server = Vsftpd(tmp_path / "server", certificate=certificate)
+    with temporary_account("sesame-7713") as account, running(server):
+        rig = Rig(tmp_path, within_tls(server, certificate, account.name, "sesame-7713"))
+        for program, option, back in (("chage", "-E0", "-E-1"), ("usermod", "-L", "-U")):
+            subprocess.run([find(program) or program, option, account.name], check=True)
+            with pytest.raises(TargetRefused, match=r"log-in refused; check \[ftps\] username and password"):
+                rig.open()
+            subprocess.run([find(program) or program, back, account.name], check=True)
+        rig.open()
+        rig.close()
 
 
 def test_the_password_shows_nowhere(
