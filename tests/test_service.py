@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mistamover import service
@@ -66,6 +67,7 @@ def test_it_is_named_in_the_process_list(installed: Installed) -> None:
         Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0") for pid in (installed.pid, *installed.workers())
     }
     assert names == {b"mistamover: service", b"mistamover: stream radar"}
+    assert psutil.Process(installed.pid).num_threads() == 1, "what other threads hold, a fork holds for ever"
 
 
 def test_it_writes_nothing_that_others_may_change(installed: Installed) -> None:

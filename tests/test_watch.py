@@ -24,7 +24,7 @@ from mistamover.spool import Spool
 from mistamover.unit import Ignored, Unit
 from mistamover.watch import Watch
 from mistamover.worker import Worker
-from tests.program import Local, environment, tree
+from tests.program import Local, command, ended, environment, tree
 from tests.sshd import wait_for
 
 SETTLE = 5.0
@@ -257,6 +257,23 @@ def test_without_a_watch_polling_finds_all(
             wait_for(lambda name=name: (local.target / name).exists(), name)  # type: ignore[misc]
         assert it.total.counts[Kind.WAITING] == 0
     assert capsys.readouterr().err.count("cannot be watched: No space left on device") == 1
+
+
+@pytest.mark.needs("root", "unshare")
+@pytest.mark.parametrize("limit", ["instances", "watches"])
+def test_a_user_who_may_watch_nothing_polls(local: Local, limit: str) -> None:
+    """As where other programs have used up what the kernel gives to a user (inotify(7), limits)."""
+    patiently(local, poll="0.1")
+    script = f'echo 0 >/proc/sys/user/max_inotify_{limit} && exec "$@"'
+    argv = ["unshare", "-Ur", "sh", "-c", script, "sh", *command("run", local.ini)]
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE, cwd=local.top, env=environment(local.top))
+    for name in ("a", "b/c"):
+        local.put(name)
+        wait_for(lambda name=name: (local.target / name).exists(), name)  # type: ignore[misc]
+    process.terminate()
+    result = ended(process)
+    assert result.code == 0
+    assert result.err.count("it cannot be watched") == 1
 
 
 def test_the_end_of_a_pause_is_noticed(local: Local) -> None:

@@ -13,12 +13,16 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.installed import Installed, until
 from tests.sshd import Sshd
 
 LONG = [pytest.mark.campaign, pytest.mark.timeout(600)]
+STREAMS = 1000
+MOST_OPEN = 40
+"""Descriptors of one process."""
 
 
 @pytest.fixture
@@ -150,3 +154,57 @@ def test_much_arrives_while_all_changes(installed: Installed, count: int) -> Non
     assert installed.run("stop").code == 0
     assert installed.strays() == []
     arrivals.check()
+
+
+def swap(one: Path, other: Path) -> None:
+    """Give two files each other's names."""
+    aside = one.with_suffix(".aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("way", ["local", "sftp"])
+def test_two_stream_files_are_swapped_while_units_are_on_their_way(
+    installed: Installed, request: pytest.FixtureRequest, way: str
+) -> None:
+    """Each file leads from one spool to one target, whatever it is called: nothing gets into the other one's."""
+    streams = ["a", "b"]
+    for name in streams:
+        installed.add(name, **by_ssh(request.getfixturevalue("sshd")) if way == "sftp" else {})
+    arrivals = Arrivals(installed, streams, seed=7)
+    arrivals.put(400)
+    assert installed.start().code == 0
+    for share in (0.1, 0.5):
+        until(lambda share=share: len(installed.arrived("a")) > share * len(arrivals.sent["a"]), "a part of it")  # type: ignore[misc]
+        swap(*(installed.streams / f"{name}.ini" for name in streams))
+        assert installed.run("reload").code == 0
+        arrivals.put(100)
+    until(arrivals.all_arrived, "all to arrive", 60)
+    until(lambda: all(installed.left(name) == set() for name in streams), "the spools to be empty")
+    assert installed.run("stop").code == 0
+    arrivals.check()
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(900)
+def test_a_thousand_streams(installed: Installed) -> None:
+    """All are up and each moves; the supervisor, with one thread, has no more open for them than for one."""
+    names = [f"s{number}" for number in range(STREAMS)]
+    for name in names:
+        installed.add(name)
+        installed.put(name, "early")
+    assert installed.start().code == 0
+    until(lambda: all(installed.arrived(name) == {"early"} for name in names), "all to work", 300)
+    for name in names:
+        installed.put(name, "late")
+    until(lambda: all(installed.arrived(name) == {"early", "late"} for name in names), "all to work on", 300)
+    supervisor = psutil.Process(installed.pid)
+    assert supervisor.num_fds() < MOST_OPEN
+    assert supervisor.num_threads() == 1
+    assert len(installed.workers()) == STREAMS
+    assert max(psutil.Process(pid).num_fds() for pid in installed.workers()) < MOST_OPEN
+    assert installed.run("status").code == 0
+    assert installed.run("stop").code == 0
+    assert installed.strays() == []
