@@ -46,8 +46,11 @@ CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 KEEPALIVE = 15
 TOO_MANY_FAILURES = "Too many authentication failures"
 """How OpenSSH's server ends a connection after ``MaxAuthTries`` refused log-ins."""
-AT_ITS_END = re.compile(r"^.*(account|password) has expired.*|^Password change required.*", re.MULTILINE)
-"""What sshd and its PAM modules say of an account that may not log in, although its key or password is right."""
+AT_ITS_END = re.compile(
+    r"^(Your account has expired|WARNING: Your password has expired|You are required to change your password).*",
+    re.MULTILINE,
+)
+"""What sshd and pam_unix say of an account that may not log in, although its key or password is right."""
 LANES_PER_LOG_IN = 2
 """A log-in costs 0.2 s of a processor at both ends; a connection carries no more than one can encrypt."""
 
