@@ -234,7 +234,7 @@ class Draft:
         sections = ("global", "logging", "email", "disk_space_monitor")
         self._substitute(sections)
         settings = self._validated(ServiceSettings, sections)
-        for check in () if only_place else (_check_log_dir, _check_modes, _check_email, _check_levels):
+        for check in () if only_place else CHECKS_OF_SERVICE:
             check(self)
         return settings and settings.model_copy(update={"obsolete": tuple(sorted(self.obsolete))})
 
@@ -589,12 +589,34 @@ def _check_modes(draft: Draft) -> None:
                 draft.findings.append(entry.finding(_too_open(document.source, document.mode)))
 
 
+def _check_owners(draft: Draft) -> None:
+    """Find files of which somebody else may decide what they say: they name commands, which we run."""
+    for document in draft.documents:
+        if document.status is not None and (text := _why_not_trusted(document.source, document.status)):
+            draft.findings.append(Finding(Place(document.source, 1), text))
+
+
+def _why_not_trusted(path: str, status: os.stat_result) -> str:
+    others = stat.S_IWOTH if status.st_gid == os.getegid() else stat.S_IWOTH | stat.S_IWGRP
+    if status.st_mode & others:
+        mode = stat.S_IMODE(status.st_mode)
+        return f"others may write the file (mode {mode:04o}), which names commands; {_chmod(path, 'go-w')}"
+    # Whoever owns the program itself decides anyhow, as in a checkout.
+    if os.geteuid() == 0 and status.st_uid not in (0, os.stat(__file__).st_uid):
+        return f"user {status.st_uid} owns the file, and root would do what it says; chown root {_quoted(path)}"
+    return ""
+
+
 def _too_open(path: object, mode: int) -> str:
     return f"group or others may use the file (mode {mode:04o}), which holds a secret; {_chmod(path)}"
 
 
-def _chmod(path: object) -> str:
-    return f"chmod 600 {ini.plain(shlex.quote(str(path)))}"
+def _chmod(path: object, mode: str = "600") -> str:
+    return f"chmod {mode} {_quoted(path)}"
+
+
+def _quoted(path: object) -> str:
+    return ini.plain(shlex.quote(str(path)))
 
 
 def _check_log_in(draft: Draft) -> None:
@@ -704,9 +726,17 @@ CHECKS: tuple[Callable[[Draft], None], ...] = (
     _check_proofs,
     _check_directories,
 )
+CHECKS_OF_SERVICE: tuple[Callable[[Draft], None], ...] = (
+    _check_log_dir,
+    _check_modes,
+    _check_owners,
+    _check_email,
+    _check_levels,
+)
 CHECKS_TO_RUN: tuple[Callable[[Draft], None], ...] = (
     _check_log_dir,
     _check_modes,
+    _check_owners,
     _check_log_in,
     _check_rsync,
     _check_files,

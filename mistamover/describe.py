@@ -211,6 +211,9 @@ or a private key must be closed to group and others (``chmod 600 FILE``), or not
 for a stream or global file with ``[sftp] password`` in it as well. A password in the environment can be
 read by root and by the user's own processes.
 
+Stream and global files name commands. One that others may write is refused (``chmod go-w FILE``), but for
+a group that is our own; so is, where root runs it, one that another user owns.
+
 Units
 -----
 

@@ -110,9 +110,9 @@ class UnusableError(Exception):
         self.line = line
 
 
-def read_text(path: str | Path) -> tuple[str, int]:
-    """Return the text of a small file and the permissions it was read under."""
-    data, mode = _read_bytes(path)
+def read_text(path: str | Path) -> tuple[str, os.stat_result]:
+    """Return the text of a small file, and whose it was and under which permissions when it was read."""
+    data, status = _read_bytes(path)
     if len(data) > LARGEST_FILE:
         raise UnusableError("is larger than 1 MiB; give a configuration file")
     data = data.removeprefix(b"\xef\xbb\xbf")
@@ -120,7 +120,7 @@ def read_text(path: str | Path) -> tuple[str, int]:
         line = data.count(b"\n", 0, data.index(b"\0")) + 1
         raise UnusableError("holds a NUL byte; give a text file in UTF-8", line)
     try:
-        return data.decode(), mode
+        return data.decode(), status
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         text = f"byte {error.start} (0x{data[error.start]:02x}) is not UTF-8; save the file as UTF-8"
@@ -129,18 +129,18 @@ def read_text(path: str | Path) -> tuple[str, int]:
 
 def first_line(path: str | Path) -> tuple[str, int]:
     """Return the first line of a small file, as one with a password, and the permissions it was read under."""
-    text, mode = read_text(path)
-    return text.split("\n", 1)[0].removesuffix("\r"), mode
+    text, status = read_text(path)
+    return text.split("\n", 1)[0].removesuffix("\r"), stat.S_IMODE(status.st_mode)
 
 
-def _read_bytes(path: str | Path) -> tuple[bytes, int]:
+def _read_bytes(path: str | Path) -> tuple[bytes, os.stat_result]:
     try:
         # O_NONBLOCK: a FIFO must not make us wait for its writer
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise UnusableError("is not a regular file; give the path of a file")
-            return file.read(LARGEST_FILE + 4), stat.S_IMODE(mode)
+            return file.read(LARGEST_FILE + 4), status
     except OSError as error:
         reason = (error.strerror or "error").lower()
     except ValueError:
@@ -172,11 +172,17 @@ class Document:
     """An INI file: its options in order, the line on which each section begins, and what is wrong with it."""
 
     source: str
-    mode: int = 0
+    status: os.stat_result | None = None
+    """Of the file that was read; None where it is not there yet, and will be its owner's alone."""
     readable: bool = True
     entries: list[Entry] = field(default_factory=list)
     sections: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def mode(self) -> int:
+        """The permissions of the file."""
+        return stat.S_IMODE(self.status.st_mode) if self.status else 0o600
 
     def report(self, line: int, text: str, section: str = "") -> None:
         """Note something wrong that belongs to no option."""
@@ -211,7 +217,7 @@ def read(path: Path) -> Document:
     """Read an INI file; what is wrong with it is found in the document."""
     document = Document(str(path))
     try:
-        text, document.mode = read_text(path)
+        text, document.status = read_text(path)
     except UnusableError as error:
         document.readable = False
         document.report(error.line, str(error))
@@ -222,7 +228,7 @@ def read(path: Path) -> Document:
 
 def read_as(path: Path, text: str) -> Document:
     """Read a text as that of an INI file which is not there yet, and will be its owner's alone."""
-    document = Document(str(path), mode=0o600)
+    document = Document(str(path))
     _parse(document, text)
     return document
 

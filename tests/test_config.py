@@ -40,6 +40,7 @@ target_host = archive.example.org
 target_dir = /target/images
 [sftp]
 """
+STRANGER = 65534
 SECRET = "xyzzy-plugh"
 
 Write = Callable[..., Path]
@@ -766,6 +767,38 @@ def test_files_with_secrets_are_closed_to_others(write: Write, mode: int) -> Non
         "which holds a secret; chmod 600 global.ini"
     ]
     load(write(GOOD), write("[sftp]\nport = 1", "global.ini", mode), {})
+
+
+@pytest.mark.parametrize("mode", [0o602, 0o646, 0o666])
+def test_files_that_others_may_write_are_refused(write: Write, mode: int) -> None:
+    """They name commands."""
+    shared = write("[sftp]\nport = 1", "global.ini", mode)
+    wrong = f"others may write the file (mode {mode:04o}), which names commands; chmod go-w"
+    assert found(write(GOOD), shared) == [f"global.ini:1: {wrong} global.ini"]
+    assert found(write(GOOD, mode=mode)) == [f"ds_images.ini:1: {wrong} ds_images.ini"]
+    load(write(GOOD, mode=mode), environ={}, only_record=True)
+    shared.chmod(0o644)
+    load(write(GOOD), shared, {})
+    with pytest.raises(ConfigError, match="others may write"):
+        config.load_service(write("", "global.ini", mode), {})
+    config.load_service(write("", "global.ini", mode), {}, only_place=True)
+
+
+@pytest.mark.needs("root")
+def test_whose_files_are_believed(write: Write) -> None:
+    """A group of our own may write them, as with a umask of 002; and root does what root's files say."""
+    stream = write(GOOD, mode=0o664)
+    load(stream, environ={})
+    os.chown(stream, 0, STRANGER)
+    assert found(stream) == [
+        "ds_images.ini:1: others may write the file (mode 0664), which names commands; chmod go-w ds_images.ini"
+    ]
+    stream.chmod(0o644)
+    load(stream, environ={})
+    os.chown(stream, STRANGER, STRANGER)
+    assert found(stream) == [
+        f"ds_images.ini:1: user {STRANGER} owns the file, and root would do what it says; chown root ds_images.ini"
+    ]
 
 
 def test_the_log_in_of_a_stream_that_needs_none_is_not_looked_at(write: Write) -> None:
