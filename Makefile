@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test faults lint format docs bench clean
+.PHONY: help venv demo test faults lint audit format docs bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -29,6 +29,11 @@ lint: $(VENV)/.dev ## check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+audit: $(VENV)/.dev ## ask PyPI for known faults of the packages in .venv
+	@$(PIP) install pip-audit
+	@$(BIN)/python -m pip freeze --exclude-editable --local | \
+	    $(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off -r /dev/stdin
 
 format: $(VENV)/.dev ## bring the code into its form
 	@$(BIN)/ruff check --fix --exit-zero .
