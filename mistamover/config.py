@@ -31,13 +31,13 @@ from mistamover.options import (
     has_default,
     kind,
 )
+from mistamover.processes import OPTION
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
 SYSTEM_GLOBAL = Path("/etc/mistamover/global.ini")
-_ENVIRONMENT = "CONFIG__"
 _BASE = ("global", "base_data_dir")
 _SPOOL = ("data_stream", "directory")
 _BASE_INCOMING = ("global", "base_incoming_dir")
@@ -273,8 +273,8 @@ class Draft:
 
     def _from_environment(self) -> Iterator[Entry]:
         for variable, text in sorted(self.environ.items()):
-            if variable.startswith(_ENVIRONMENT):
-                section, _, option = variable.removeprefix(_ENVIRONMENT).partition("__")
+            if variable.startswith(OPTION):
+                section, _, option = variable.removeprefix(OPTION).partition("__")
                 yield Entry(section, option.lower(), text, Place(variable))
 
     def _substitute(self, sections: Collection[str]) -> None:

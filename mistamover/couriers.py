@@ -21,6 +21,7 @@ from pathlib import Path
 from mistamover import ini
 from mistamover.lines import hide, safe
 from mistamover.options import SENDMAIL, Email
+from mistamover.processes import surroundings
 
 SENDMAIL_PLACES = "/usr/sbin:/usr/lib"
 """Where the program sendmail is, though not in the PATH of everybody."""
@@ -237,7 +238,12 @@ def _run(command: Sequence[str], load: str, timeout: float) -> None:
         told.seek(0)
         try:
             process = subprocess.Popen(
-                command, stdin=told, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                stdin=told,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=surroundings(),
             )
         except OSError as error:
             raise NotCarried(f"{name}: {error.strerror}", needs_a_person=True) from None

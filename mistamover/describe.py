@@ -209,7 +209,7 @@ Prefer keys: let the target's ``authorized_keys`` hold a key that is used for no
 will do, write it into a file of its own and give ``[sftp] password_file``. A file that holds a password
 or a private key must be closed to group and others (``chmod 600 FILE``), or nothing starts; that goes
 for a stream or global file with ``[sftp] password`` in it as well. A password in the environment can be
-read by root and by the user's own processes.
+read by root and by the user's own processes; programs that MiStaMover starts do not get it.
 
 Stream and global files name commands. One that others may write is refused (``chmod go-w FILE``), but for
 a group that is our own; so is, where root runs it, one that another user owns.

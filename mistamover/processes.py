@@ -13,6 +13,8 @@ import struct
 import time
 from contextlib import suppress
 
+OPTION = "CONFIG__"
+"""What begins the names of environment variables that set options."""
 _PR_SET_PDEATHSIG = 1
 
 Slot = mmap.mmap
@@ -103,6 +105,11 @@ def began_at(pid: int) -> float:
             return float(file.read().rpartition(b")")[2].split()[19])  # proc(5): the 22nd field
     except (OSError, IndexError):
         return 0.0
+
+
+def surroundings() -> dict[str, str]:
+    """The environment for a program that we start: ours without options, of which some are secrets."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(OPTION)}
 
 
 def notify(*states: str) -> None:

@@ -12,8 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mistamover import couriers
 from mistamover.testing.needs import find
-from mistamover.testing.rig import files, noise, write
+from mistamover.testing.rig import Rig, files, noise, write
+from mistamover.transports import ssh
+from mistamover.transports.rsync_run import Run as Started
 from tests import ftpd, rsyncd
 from tests.conftest import StartSshd
 from tests.daemon import running
@@ -181,3 +184,28 @@ def test_a_crash_leaves_no_image_of_the_memory(tmp_path: Path) -> None:
     process.send_signal(signal.SIGQUIT)
     assert process.wait(DEADLINE) == -signal.SIGQUIT
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("core")]
+
+
+def test_no_program_that_we_start_gets_our_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password may come from our environment; rsync, ssh and the command of alerts have no use for it."""
+    monkeypatch.setenv("CONFIG__rsync_native__password", WRONG)
+    monkeypatch.setenv("KEPT", "yes")
+    said = tmp_path / "said"
+    writes = ["sh", "-c", f"env >{said}"]
+
+    def by_channel() -> None:
+        rig = Rig(tmp_path, {"outgoing": {"transfer_protocol": "sftp", "target_host": "archive.example.org"}})
+        channel = ssh.PipeChannel(writes, rig.settings())
+        assert channel.read() == b""
+        channel.close()
+
+    def by_rsync() -> None:
+        with Started(writes) as started:
+            started.wait(30.0)
+
+    for start in (by_channel, by_rsync, lambda: ssh.said_by(writes, 30.0), lambda: couriers._run(writes, "", 30.0)):
+        start()
+        variables = said.read_text()
+        assert "KEPT=yes" in variables
+        assert WRONG not in variables
+        said.unlink()

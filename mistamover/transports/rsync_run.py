@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, Self
 
 from mistamover.errors import TargetDown, TargetRefused, is_shortage
-from mistamover.processes import guarded
+from mistamover.processes import guarded, surroundings
 
 GLANCE = 0.2
 """Seconds between two looks at whether a run still moves, and whether we are to stop."""
@@ -214,7 +214,7 @@ def _content(file: IO[bytes]) -> bytes:
 
 def _environment() -> dict[str, str]:
     """Ours without what would change rsync's ways; messages in English, since some are understood."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RSYNC_", "LC_", "LANG"))}
+    kept = {name: value for name, value in surroundings().items() if not name.startswith(("RSYNC_", "LC_", "LANG"))}
     proxy = {name: os.environ[name] for name in ("RSYNC_PROXY", "RSYNC_CONNECT_PROG") if name in os.environ}
     return {**kept, **proxy, "LC_ALL": "C"}
 

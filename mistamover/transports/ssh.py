@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from mistamover.errors import MistamoverError, TargetDown, TargetRefused
 from mistamover.options import Settings, SshLogIn
-from mistamover.processes import guarded
+from mistamover.processes import guarded, surroundings
 
 if TYPE_CHECKING:
     import paramiko
@@ -295,6 +295,7 @@ def said_by(command: Sequence[str], patience: float, *, messages: bool = False) 
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if messages else subprocess.DEVNULL,
             start_new_session=True,
+            env=surroundings(),
         )
     except OSError:
         return b""
@@ -374,6 +375,7 @@ class PipeChannel(Channel):
             stdout=subprocess.PIPE,
             stderr=self._messages,
             start_new_session=True,
+            env=surroundings(),
             bufsize=0,
         )
         with suppress(OSError):  # it has ended already
