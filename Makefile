@@ -21,7 +21,7 @@ test: $(VENV)/.dev ## run all tests, with real servers (ARGS="-k sftp")
 	@tests/servers.sh
 	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
-faults: $(VENV)/.dev ## try to lose a file: all tests of faults, also the long ones
+faults: $(VENV)/.dev ## try to lose a file: all tests of faults, also the long ones (FAULTS_HOURS=8, FAULTS_SEED=4711)
 	@tests/servers.sh
 	@$(BIN)/python -m pytest -n 3 --dist worksteal -m 'campaign or not campaign' tests/faults $(ARGS)
 

@@ -48,11 +48,12 @@ class Installed:
             directory.mkdir(parents=True, exist_ok=True)
         protocol = "" if "transfer_protocol" in outgoing else "transfer_protocol = local\n"
         target = "" if "target_dir" in outgoing else f"target_dir = {self.target(name)}\n"
+        interval = "" if "retry_interval" in outgoing else "retry_interval = 0.2\n"
         new = self.top / f"{name}.new"
         new.touch(mode=0o600)
         new.write_text(
             f"[data_stream]\ndirectory = {self.spool(name)}\nsettle_time = 0\n{data_stream}\n"
-            f"[outgoing]\nretry_interval = 0.2\n{protocol}{target}{outgoing}\n{more}\n"
+            f"[outgoing]\n{interval}{protocol}{target}{outgoing}\n{more}\n"
         )
         return new.replace(self.streams / f"{name}.ini")
 

@@ -53,6 +53,10 @@ class Relay:
     cuts: int = 0
     carried: int = 0
     """Bytes that went there."""
+    now: Cut | None = None
+    """What becomes of every connection, old or new, until this is None again."""
+    flips: int = 0
+    """So many of the next pieces arrive with a bit flipped."""
 
     def __post_init__(self) -> None:
         self._listener = socket.create_server((self.host, 0))
@@ -96,19 +100,29 @@ class Relay:
         left = {near: fault.there if fault else inf, far: fault.back if fault else inf}
         while not self._closed.is_set():
             for source in select.select([near, far], [], [], 0.2)[0]:
-                data = source.recv(int(min(CHUNK, left[source])))
-                if not data:
-                    return None
+                data = source.recv(int(min(CHUNK, left[source], max(1, self.rate / 4))))
+                if not data or self.now is not None:
+                    return self.now
                 left[source] -= len(data)
                 if fault and fault.cut is Cut.FLIP and not left[source]:
-                    data, left[source] = data[:-1] + bytes([data[-1] ^ 1]), inf
+                    left[source] = inf
+                    self.flips += 1
                     self.cuts += 1
-                (far if source is near else near).sendall(data)
+                (far if source is near else near).sendall(self._flipped(data))
                 if source is near:
                     self._count(len(data))
                 if not left[source]:
                     return fault.cut if fault else None
+            if self.now is not None:
+                return self.now
         return None
+
+    def _flipped(self, data: bytes) -> bytes:
+        if not self.flips:
+            return data
+        self.flips -= 1
+        middle = len(data) // 2
+        return data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
 
     def _count(self, size: int) -> None:
         self.carried += size
