@@ -370,11 +370,12 @@ def deliver(transport: Transport, batch: Sequence[Unit], lane: Lane) -> Iterator
         batch = [unit for unit in batch if unit.path not in there]
     lane.enter("sending")
     failed: list[Outcome] = []
-    proven = stage(transport, batch, failed)
+    prove = _later if transport.proves_at_publishing else transport.verify
+    proven = stage(transport, batch, failed, prove)
     if len(full := [outcome.unit for outcome in failed if isinstance(outcome.error, TargetFull)]) > 1:
         # What large ones had taken is free again; smaller ones may fit.
         failed = [outcome for outcome in failed if not isinstance(outcome.error, TargetFull)]
-        proven += stage(transport, sorted(full, key=ORDERS["smallest"]), failed)
+        proven += stage(transport, sorted(full, key=ORDERS["smallest"]), failed, prove)
     yield from failed
     yield from _finish(transport, chain.from_iterable(proven), lane)
 
@@ -394,10 +395,21 @@ def already_there(transport: Transport, units: Sequence[Unit], lane: Lane) -> di
     return {unit.path: unit for unit, error in transport.compare(hashed) if error is None}
 
 
-def stage(transport: Transport, batch: Sequence[Unit], failed: list[Outcome]) -> list[Iterator[Outcome]]:
-    """Send, begin to verify what was sent, and discard what was not, which goes to ``failed``."""
+Prove = Callable[[Sequence[Unit]], Iterator[Outcome]]
+
+
+def _later(units: Sequence[Unit]) -> Iterator[Outcome]:
+    """They are proven when they are published."""
+    return map(Outcome, units)
+
+
+def stage(
+    transport: Transport, batch: Sequence[Unit], failed: list[Outcome], prove: Prove | None = None
+) -> list[Iterator[Outcome]]:
+    """Send, begin to prove what was sent, and discard what was not, which goes to ``failed``."""
+    prove = prove or transport.verify
     sent = _sent(transport.send(batch), failed)
-    proven = [transport.verify(part) for part in batches(sent, PART_FILES, PART_BYTES)]
+    proven = [prove(part) for part in batches(sent, PART_FILES, PART_BYTES)]
     transport.discard(outcome.unit for outcome in failed)
     return proven
 

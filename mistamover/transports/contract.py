@@ -79,6 +79,9 @@ class Transport(ABC):
     batch_files: ClassVar[int] = BATCH_FILES
     """Files that a lane takes at once: few where each is waited for, so that all lanes have some."""
 
+    proves_at_publishing: ClassVar[bool] = False
+    """Whether :meth:`publish` takes units without a proof too, and proves them as it gives them their names."""
+
     gives_up: ClassVar[bool] = True
     """Whether each wait for the far side ends by itself (``stall_timeout``). Where it may not, as on a file system
     that hangs, ``tick`` has to be called again and again, or the worker is taken for hung."""

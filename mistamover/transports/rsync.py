@@ -1,9 +1,11 @@
 """The transports of rsync: over ssh, and to a daemon. No shell is needed at the far side.
 
-A batch takes five runs of the program. It is staged; a dry run compares checksums of what is staged with the
-sources; another one looks at what stands under the final names; the receiver links the staged files there; the
-staged names are removed. Publishing reads stand-ins that rsync cannot open, so that nothing but what was proven
-can get a final name: a source that changes meanwhile is never sent there.
+A batch takes three runs of the program. It is staged; the receiver compares checksums of what is staged with the
+sources, and links what is the same to the final names; the staged names are removed. Nothing but what was proven
+can get a final name: when the receiver begins, rsync finds no source here any more that it could send.
+
+What is proven before it is published, as the files of whole directories, is published by stand-ins that rsync
+cannot open: a source that changes meanwhile is never sent.
 """
 
 from __future__ import annotations
@@ -51,20 +53,16 @@ from mistamover.transports.rsync_run import (
     version,
     without_override,
 )
-from mistamover.transports.rsync_trees import Ground, Sources, Tree
+from mistamover.transports.rsync_trees import Ground, Mark, Sources, Tree
 from mistamover.unit import BATCH_DIGITS, BATCH_FILES, OWN_NAME, Content, Directory, Outcome, Unit, batches
 
 PLAIN = ("--no-recursive", "--no-links", "--no-perms", "--no-times", "--no-owner", "--no-group")
 SAID = ("-ii", "--out-format=%i %n")
 DRY = ("--dry-run", *SAID)
-LOOK_AHEAD = 64 * 2**20
-"""Bytes of a batch that are proven so quickly that its final names may be looked at meanwhile."""
 ONE_TOO_MANY = ("Another instance of rrsync is already accessing", "max connections")
 """What a far side says that serves one run only, or so many: rrsync(1), and rsyncd.conf(5)."""
 _NO_PROGRAM = re.compile(r"\S*sh:.*(not found|No such file or directory|Unknown command)")
 """What the shells at the far side say where a program is missing; rsync's own exit code may come before theirs."""
-_ONE_AT_A_TIME: set[str] = set()
-"""The far sides that have said so to this process."""
 MARKER = ".done"
 """What the name of a directory's marker ends in: rsync renames no directories, so that one shows while it fills."""
 MOST_OPEN = BATCH_FILES
@@ -77,6 +75,7 @@ class Rsync(Transport):
     """What both have in common; they differ in how the far side is reached."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(frozenset({Proof.DIGEST, Proof.SIZE, Proof.NONE}))
+    proves_at_publishing: ClassVar[bool] = True
 
     _private: str | None = None
 
@@ -112,7 +111,6 @@ class Rsync(Transport):
     def open(self) -> Self:
         """Connect, look at the target directory and make the staging directory."""
         self._runs: set[Run] = set()
-        self._looks: dict[str, _Look] = {}
         self._seen_stopped: bool | None = None
         self._is_new_place = False
         self._is_cut_short = False
@@ -143,7 +141,6 @@ class Rsync(Transport):
         """End what runs, and remove what is ours here."""
         if self._private is not None:
             self.abort()
-            self._forget_looks()
             self._let_go()
             self._reader.forget()
             self._ground.close()
@@ -165,12 +162,12 @@ class Rsync(Transport):
         # A name that begins with # or ; would be taken for a comment.
         return self._begun([*before, *command], (f"./{name}" for name in names))
 
-    def _begun(self, argv: Sequence[str], lines: Iterable[str]) -> Run:
-        run = Run(argv, lines)
+    def _begun(self, argv: Sequence[str], lines: Iterable[str] = (), *, held: bool = False) -> Run:
+        run = Run(argv, lines, held=held)
         self._runs = {run, *(other for other in self._runs if other.is_running)}
         return run
 
-    def _command(self, options: Sequence[str], tree: Tree, place: str) -> list[str]:
+    def _command(self, options: Sequence[str], tree: Tree | Ground, place: str) -> list[str]:
         words = self._words
         ends = f"{tree.path}/", self._place(place)
         return [words.program, *self._reach(), *words.every_run, *PLAIN, *options, *ends]
@@ -180,19 +177,26 @@ class Rsync(Transport):
 
         Raises ``TargetDown`` and ``TargetRefused``; a run that did part of its work returns.
         """
-        patience = self._options.stall_timeout + size / SLOWEST_DISK
-        try:
-            result = run.wait(patience, self.tick if parks else lambda _: None)
-        except TargetDown as error:
-            raise TargetDown(f"{self.settings.outgoing.target_host}: {error}") from error
+        with self._explained():
+            result = run.wait(self._patience(size), self.tick if parks else lambda _: None)
         if result.code in PARTLY_DONE or result.is_full:
             return result
         raise self._failure(result)
 
+    def _patience(self, size: int) -> float:
+        return self._options.stall_timeout + size / SLOWEST_DISK
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say whose silence it is."""
+        try:
+            yield
+        except TargetDown as error:
+            raise TargetDown(f"{self.settings.outgoing.target_host}: {error}") from error
+
     def _failure(self, result: Result) -> MistamoverError:
         host = self.settings.outgoing.target_host
         if any(text in line for line in result.messages for text in ONE_TOO_MANY):
-            _ONE_AT_A_TIME.add(self._far_side)
             return TooManyConnections(f"{host}: {result.reason}")
         if error := self._explain(result):
             return error
@@ -326,7 +330,7 @@ class Rsync(Transport):
             good, failed = _parted(sources.open(units))
         yield from failed
         place = self._staged_in(units)
-        with self._start(self._staging_options(), sources, place, (unit.final for unit in good)) as run:
+        with self._begun(self._command(["-r", *self._staging_options()], sources, place)) as run:
             good, failed = _parted(sources.hash(good, self._buffer, self.tick))
             yield from failed
             self._is_cut_short = True
@@ -386,7 +390,6 @@ class Rsync(Transport):
 
     def _outcomes(self, part: _Part) -> Iterator[Outcome]:
         if part.outcomes is None:
-            self._forget_looks()
             parts, self._proving = self._proving, []
             every = [unit for one in parts for unit in one.units]
             outcomes = {outcome.unit.staged: outcome for outcome in self._verify(every)}
@@ -396,10 +399,7 @@ class Rsync(Transport):
 
     def _verify(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         proof = self.proof
-        parts = list(self._together(units))
-        for part in parts:
-            if self._runs_together and len(parts) == 1 and sum(unit.size for unit in part) <= LOOK_AHEAD:
-                self._looks[part[0].staged[:BATCH_DIGITS]] = self._begin_look(part)
+        for part in self._together(units):
             sources = next((one for one in reversed(self._held) if one.holds(part)), None)
             for unit, error in self._compare(part, self._staged_in(part), proof, sources):
                 trouble = self._trouble.pop(unit.staged, None)
@@ -416,21 +416,6 @@ class Rsync(Transport):
             for sources in self._held:
                 sources.close()
         self._held.clear()
-
-    def _forget_looks(self) -> None:
-        """Those of batches of which nothing was proven."""
-        for look in self._looks.values():
-            look.close()
-        self._looks.clear()
-
-    def _begin_look(self, units: Sequence[Unit]) -> _Look:
-        """Ask what stands under the final names of a batch, and what above them."""
-        tree = self._tree()
-        with self.baton:
-            good, refused = _stand_in(tree, units)
-        names = {part: None for unit in good for part in (*parents(unit.final), unit.final)}
-        run = self._start(("-d", *DRY, "--ignore-existing"), tree, self.target, names)
-        return _Look(tree, run, {outcome.unit.staged: outcome.error for outcome in refused})
 
     def _compare(
         self, units: Sequence[Unit], place: str, proof: Proof, sources: Sources | None = None
@@ -476,21 +461,88 @@ class Rsync(Transport):
         """Have the receiver link each staged file to its final name, then remove the staged names."""
         published: list[Unit] = []
         for part in self._together(units):
-            with self._looks.pop(part[0].staged[:BATCH_DIGITS], None) or self._begin_look(part) as look:
-                for outcome in self._publish(part, look):
-                    if outcome.error is None:
-                        published.append(outcome.unit)
-                    else:
-                        yield outcome
+            for outcome in self._publish_part(part):
+                if outcome.error is None:
+                    published.append(outcome.unit)
+                else:
+                    yield outcome
+        self._let_go()
         self.discard(published)
         yield from map(Outcome, published)
 
-    def _publish(self, units: Sequence[Unit], look: _Look) -> Iterator[Outcome]:
-        good = [unit for unit in units if unit.staged not in look.refused]
-        yield from (Outcome(unit, look.refused[unit.staged]) for unit in units if unit.staged in look.refused)
-        above = {part for unit in good for part in parents(unit.final)}
-        found = self._finish(look.run).items
-        broken = above - found.keys()
+    def _publish_part(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """What has no proof gets it together with its name where it can, else before."""
+        proven = [unit for unit in units if unit.proof]
+        unproven = [unit for unit in units if not unit.proof]
+        linked = self._prove_and_link([unit for unit in unproven if not unit.is_update])
+        yield from linked.values()
+        more, failed = _parted(self._verify([unit for unit in unproven if unit.staged not in linked]))
+        yield from failed
+        if proven or more:
+            yield from self._publish([*proven, *more])
+
+    def _prove_and_link(self, units: Sequence[Unit]) -> dict[str, Outcome]:
+        """Have the receiver compare checksums of what is staged, and link what is the same to names that are free.
+
+        What is not the same rsync would send. It cannot: once it has read all sources they are hidden from it, and
+        only then is it given the end of its list, before which the receiver does nothing.
+
+        Gives what came of those that were linked, by their staged names. To the others nothing has happened.
+        """
+        units = self._with_directories(units)
+        if not units or self.proof is not Proof.DIGEST:
+            return {}
+        place, last = self._linked_from(units), units[0].final
+        try:
+            mark = Mark(self._ground.path, f"{place}/{last}")
+        except OSError:  # more of what it needs than this user may have
+            return {}
+        with mark, self._opened(units) as sources:
+            sources.hide(but=units)
+            options = ("-r", "-m", "--no-inc-recursive", "-L", "-c", "--ignore-existing", *self._linking(place))
+            command = self._command([*options, "--from0", "--files-from=-"], self._ground, self.target)
+            names = f"{sources.name}/./", f"{mark.name}/./{place}/{last}"
+            size = sum(unit.size for unit in units)
+            with self._begun(command, names, held=True) as run:
+                with self._explained():
+                    run.wait_until(mark.fd, self._patience(size))
+                sources.hide()
+                mark.hide()
+                run.go_on()
+                result = self._finish(run, size)
+        named = [unit for unit in units if unit.final in result.items and result.items[unit.final].is_named]
+        proven = [unit._replace(proof=Proof.DIGEST.value) for unit in named]
+        return {outcome.unit.staged: outcome for outcome in self._named(proven, result)}
+
+    def _with_directories(self, units: Sequence[Unit]) -> Sequence[Unit]:
+        """Those above whose names there are directories, or nothing."""
+        above = {part: None for unit in units for part in parents(unit.final)}
+        found = self._directories(list(above)) if above else {}
+        return [unit for unit in units if all(part in found for part in parents(unit.final))]
+
+    def _opened(self, units: Sequence[Unit]) -> Sources:
+        """The sources of units as they were opened to be staged, or anew; whoever takes them lets go of them."""
+        sources = next((one for one in self._held if one.holds(units)), None)
+        if sources is None:
+            sources = self._sources()
+            with self.baton:
+                list(sources.open(units))  # what is wrong with one of them is told when it is verified
+        else:
+            self._held.remove(sources)
+        return sources
+
+    def _publish(self, units: Sequence[Unit]) -> Iterator[Outcome]:
+        """Link what is proven, by stand-ins: a source that changes meanwhile is never sent."""
+        with self._tree() as tree:
+            with self.baton:
+                good, refused = _stand_in(tree, units)
+            yield from refused
+            yield from self._publish_from(tree, good)
+
+    def _publish_from(self, tree: Tree, good: Sequence[Unit]) -> Iterator[Outcome]:
+        above = {part: None for unit in good for part in parents(unit.final)}
+        found = self._look(tree, self.target, [*above, *(unit.final for unit in good)])
+        broken = above.keys() - found.keys()
         free: list[Unit] = []
         held: list[Unit] = []
         for unit in good:
@@ -505,8 +557,16 @@ class Rsync(Transport):
         looked_at = self._directories([unit.final for unit in held]) if held else {}
         directories = {unit for unit in held if _is_there(looked_at.get(unit.final))}
         yield from (Outcome(unit, taken()) for unit in directories)
-        yield from self._link(look.tree, free, "--ignore-existing")
-        yield from self._link(look.tree, [unit for unit in held if unit not in directories])
+        yield from self._link(tree, free, "--ignore-existing")
+        yield from self._link(tree, [unit for unit in held if unit not in directories])
+
+    def _linked_from(self, units: Sequence[Unit]) -> str:
+        """The directory of a batch as seen from the target."""
+        return f"{OWN_NAME}/{self.settings.name}/{units[0].staged[:BATCH_DIGITS]}"
+
+    def _linking(self, place: str) -> list[str]:
+        """The options by which files get their names."""
+        return ["--chmod=D0777,F0666", f"--link-dest={place}", *SAID, *self._sync]
 
     def _link(self, tree: Tree, units: Sequence[Unit], *more: str) -> Iterator[Outcome]:
         """Link staged files to their final names; where the file system cannot, the receiver copies them.
@@ -515,18 +575,19 @@ class Rsync(Transport):
         """
         if not units:
             return
-        place = f"{OWN_NAME}/{self.settings.name}/{units[0].staged[:BATCH_DIGITS]}"
-        options = (
-            "-d", "--chmod=D0777,F0666", "--size-only", f"--link-dest={place}", *more, *SAID, *self._sync,
-        )  # fmt: skip
+        options = ("-d", "--size-only", *self._linking(self._linked_from(units)), *more)
         names = {part for unit in units for part in (*parents(unit.final), unit.final)}
         result = self._ask(options, tree, self.target, names, self._powerless())
+        yield from self._named(units, result)
+
+    def _named(self, units: Sequence[Unit], result: Result) -> Iterator[Outcome]:
+        """What came of units that were to get their names; those that were copied are compared."""
         copied: list[Unit] = []
         for unit in units:
             item = result.items.get(unit.final)
             if item is not None and item.is_linked:
                 yield Outcome(unit)
-            elif item is not None and item.change.startswith("cf"):
+            elif item is not None and item.is_copied:
                 copied.append(unit)
             else:
                 yield Outcome(unit, _why_not_published(unit, result))
@@ -545,15 +606,6 @@ class Rsync(Transport):
                 pass
             self._is_cut_short = False
 
-    @property
-    def _runs_together(self) -> bool:
-        """Whether the far side serves several runs at once, as far as we know."""
-        return self._far_side not in _ONE_AT_A_TIME
-
-    @property
-    def _far_side(self) -> str:
-        return f"{self.settings.outgoing.target_host}:{self.target}"
-
     def _staged_rules(self, units: Iterable[Unit]) -> list[str]:
         rules: dict[str, None] = {}
         for unit in units:
@@ -567,7 +619,6 @@ class Rsync(Transport):
 
     def place(self, directory: Unit, units: Sequence[Unit]) -> Iterator[Outcome]:  # noqa: ARG002 - of the contract
         """Nothing is to be done: they are staged under their own paths."""
-        self._forget_looks()  # what stands there is looked at when all files of the directory are proven
         yield from map(Outcome, units)
 
     def publish_directory(self, tree: Directory) -> None:
@@ -753,28 +804,6 @@ def _target_refused() -> Iterator[None]:
         if any(text in str(error) for text in ("No such file or directory", "File exists", "Not a directory")):
             raise TargetRefused(str(error)) from error
         raise
-
-
-class _Look:
-    """A look at the final names of a batch, from its beginning until they are linked."""
-
-    def __init__(self, tree: Tree, run: Run, refused: dict[str, UnitError | None]) -> None:
-        self.tree = tree
-        """Holds the stand-ins."""
-        self.run = run
-        self.refused = refused
-        """What has none, by staged name."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of it, whether it has ended or not."""
-        self.run.close()
-        self.tree.close()
 
 
 class _Part:

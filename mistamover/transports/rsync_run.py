@@ -66,6 +66,16 @@ class Item(NamedTuple):
         """Whether it was made a hard link."""
         return self.change.startswith("hf")
 
+    @property
+    def is_copied(self) -> bool:
+        """Whether it was copied from another at the far side."""
+        return self.change.startswith("cf")
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it got its name by one or the other."""
+        return self.is_linked or self.is_copied
+
 
 def items(output: bytes) -> Iterator[Item]:
     """What the itemized lines of an output say; names of directories without their slash."""
@@ -113,10 +123,14 @@ def _plain(message: str) -> str:
 
 
 class Run:
-    """A program in a process group of its own; it ends with the thread that started it."""
+    """A program in a process group of its own; it ends with the thread that started it.
 
-    def __init__(self, argv: Sequence[str], lines: Iterable[str] = ()) -> None:
-        self._input = _file(b"".join(os.fsencode(line) + b"\0" for line in lines))
+    One that is ``held`` is given its few lines, but not their end, which it waits for until :meth:`go_on`.
+    """
+
+    def __init__(self, argv: Sequence[str], lines: Iterable[str] = (), *, held: bool = False) -> None:
+        given = b"".join(os.fsencode(line) + b"\0" for line in lines)
+        self._input, self._end = _pipe(given) if held else (_file(given), None)
         self._output, self._messages = _file(), _file()
         self._process = subprocess.Popen(
             [*guarded(), *argv],
@@ -141,20 +155,26 @@ class Run:
     def close(self) -> None:
         """End it, and let go of what it was given and what it said."""
         self.kill()
+        self.go_on()
         for file in (self._input, self._output, self._messages):
             file.close()
 
+    def go_on(self) -> None:
+        """Give one that is held the end of its input."""
+        if self._end is not None:
+            self._end.close()
+            self._end = None
+
+    def wait_until(self, fd: int, patience: float) -> None:
+        """Wait until there is something to be read from ``fd``, or for its end; raises as :meth:`wait` does."""
+        with self._ends() as ends:
+            ends.register(fd, select.POLLIN)
+            self._wait(ends, patience)
+
     def wait(self, patience: float, tick: Callable[[int], None] = lambda _: None) -> Result:
         """Wait for its end; raises ``TargetDown`` where nothing moved for ``patience`` seconds."""
-        moved, since = self._moved(), time.monotonic()
         with self._ends() as ends:
-            while not ends.poll(GLANCE * 1000):
-                tick(0)
-                self._limit()
-                if moved != (moved := self._moved()):
-                    since = time.monotonic()
-                elif time.monotonic() - since > patience:
-                    raise TargetDown(f"nothing moved for {patience:.0f} s")
+            self._wait(ends, patience, tick)
         code = self._process.wait()
         self._limit()
         return Result(code, {item.name: item for item in items(_content(self._output))}, self._said())
@@ -163,6 +183,16 @@ class Run:
         """Raise ``TargetDown`` where the far side has it say more than anybody needs to."""
         if any(os.fstat(file.fileno()).st_size > MOST_SAID for file in (self._output, self._messages)):
             raise TargetDown(f"the far side says something without an end: more than {MOST_SAID:,} bytes")
+
+    def _wait(self, awaited: select.poll, patience: float, tick: Callable[[int], None] = lambda _: None) -> None:
+        moved, since = self._moved(), time.monotonic()
+        while not awaited.poll(GLANCE * 1000):
+            tick(0)
+            self._limit()
+            if moved != (moved := self._moved()):
+                since = time.monotonic()
+            elif time.monotonic() - since > patience:
+                raise TargetDown(f"nothing moved for {patience:.0f} s")
 
     def _ends(self) -> _Ends:
         return _Ends(self._process.pid)
@@ -205,6 +235,14 @@ def _file(content: bytes = b"") -> IO[bytes]:
     file.write(content)
     file.seek(0)
     return file
+
+
+def _pipe(content: bytes) -> tuple[IO[bytes], IO[bytes] | None]:
+    """A pipe that holds this, and the end by which it gets its own; more than a pipe holds is not for it."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    os.write(writing, content)
+    return os.fdopen(reading, "rb"), os.fdopen(writing, "wb")
 
 
 def _content(file: IO[bytes]) -> bytes:

@@ -6,10 +6,12 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
+
+from inotify_simple import INotify
 
 from mistamover.errors import SourceMoved, UnitError, UnitRefused
 from mistamover.spool import Reader, Source
@@ -17,6 +19,10 @@ from mistamover.unit import Outcome, Unit
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there is private
 """Where a thousand links take milliseconds, which on a disk may take a second."""
+
+
+_CLOSED = 0x10
+"""IN_CLOSE_NOWRITE of inotify(7)."""
 
 
 class Ground:
@@ -80,6 +86,11 @@ class Tree:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def name(self) -> str:
+        """Its name in the directory that it stands in."""
+        return self.path.rpartition("/")[2]
+
     def close(self) -> None:
         """Remove it."""
         shutil.rmtree(self.path, ignore_errors=True)
@@ -124,6 +135,8 @@ class Sources(Tree):
         super().__init__(parent)
         self._reader = reader
         self._open: dict[str, Source] = {}
+        self._shown: dict[str, str] = {}
+        """Where in the tree they are, by staged names."""
 
     def open(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         """Open each unit and link it into the tree."""
@@ -133,6 +146,7 @@ class Sources(Tree):
                 source = self._reader.open(unit)
                 self._open[unit.staged] = source
                 self.link(unit.final, source.fd)
+                self._shown[unit.staged] = unit.final
             except UnitError as error:
                 yield Outcome(unit, error)
             else:
@@ -145,6 +159,12 @@ class Sources(Tree):
     def holds(self, units: Sequence[Unit]) -> bool:
         """Whether all of these are open."""
         return all(unit.staged in self._open for unit in units)
+
+    def hide(self, but: Iterable[Unit] = ()) -> None:
+        """Have nobody who comes to the tree find any of them but these."""
+        kept = {unit.staged for unit in but}
+        for staged in self._shown.keys() - kept:
+            os.unlink(f"{self.path}/{self._shown.pop(staged)}")
 
     def hash(self, units: Sequence[Unit], buffer: bytearray, tick: Callable[[int], None]) -> Iterator[Outcome]:
         """Read each unit while rsync does."""
@@ -166,6 +186,35 @@ class Sources(Tree):
         super().close()
         for source in self._open.values():
             source.close()
+
+
+class Mark(Tree):
+    """A file that tells when it was read: then all that rsync was given before it was read as well."""
+
+    def __init__(self, parent: str, path: str) -> None:
+        super().__init__(parent)
+        self._path = path
+        self.write(path, b".")
+        try:
+            self._notices = INotify(nonblocking=True)
+        except OSError:
+            super().close()
+            raise
+        self._notices.add_watch(f"{self.path}/{path}", _CLOSED)
+
+    @property
+    def fd(self) -> int:
+        """There is something to be read from it when the file was."""
+        return int(self._notices.fileno())
+
+    def hide(self) -> None:
+        """Have nobody find it any more."""
+        os.unlink(f"{self.path}/{self._path}")
+
+    def close(self) -> None:
+        """Remove it."""
+        self._notices.close()
+        super().close()
 
 
 def _cannot_hold(error: OSError) -> UnitError:

@@ -13,13 +13,21 @@ from typing import ClassVar
 import psutil
 import pytest
 
-from mistamover.errors import TargetDown, TargetRefused, UnitError
+from mistamover.errors import (
+    NameTaken,
+    NotVerified,
+    SourceMoved,
+    TargetDown,
+    TargetRefused,
+    UnitError,
+    UnitRefused,
+)
 from mistamover.events import Kind
 from mistamover.stream import Stream
 from mistamover.testing.contract import ConnectionContract, SendingContract, Server, TransportContract
 from mistamover.testing.needs import find
-from mistamover.testing.rig import BIG, HUGE, Rig, deliver, failed, files, flip, noise, prove, tree
-from mistamover.transports.contract import Proof
+from mistamover.testing.rig import BIG, HUGE, Rig, deliver, errors, failed, files, flip, good, noise, prove, tree
+from mistamover.transports.contract import Proof, Transport
 from mistamover.unit import BATCH_DIGITS, BATCH_FILES, OWN_NAME, Unit
 from tests.conftest import StartSshd
 from tests.daemon import running
@@ -65,7 +73,8 @@ class ByRsync(SendingContract):
     renames_directories: ClassVar[bool] = False
     crowds: ClassVar[tuple[int, ...]] = (40,)
 
-    def staged_name(self, unit: Unit) -> str:
+    @staticmethod
+    def staged_name(unit: Unit) -> str:
         return f"{unit.staged[:BATCH_DIGITS]}/{unit.final}"
 
 
@@ -248,6 +257,65 @@ def test_what_root_may_not_read_is_never_sent_to_a_final_name(sshd: Sshd, tmp_pa
     assert "Permission denied" in str(error)
     assert tree(rig.target) == {}
     rig.close()
+
+
+class TestWhatIsProvenAsItGetsItsName:
+    """The way of a batch of files: one run compares checksums and links what is the same."""
+
+    @pytest.fixture
+    def rig(self, rsyncd: Rsyncd, tmp_path: Path) -> Iterator[Rig]:
+        rig = Rig(tmp_path, to_daemon(rsyncd), module=MODULE, staged_name=ByRsync.staged_name)
+        for name in ("file", "deep/file", "#odd\nname", "other"):
+            rig.put(name, noise(1000, name))
+        rig.put("empty", b"")
+        yield rig
+        rig.close()
+
+    def sent(self, rig: Rig) -> tuple[Transport, list[Unit]]:
+        transport = rig.open()
+        return transport, good(transport.send(rig.units(transport)))
+
+    def test_all_is_linked_and_nothing_is_sent_again(self, rig: Rig) -> None:
+        transport, units = self.sent(rig)
+        staged = {unit.path: self.staged(rig, unit).stat().st_ino for unit in units}
+        published = good(transport.publish(units))
+        assert {unit.proof for unit in published} == {Proof.DIGEST.value}
+        assert tree(rig.target) == tree(rig.spool)
+        assert {path: (rig.target / path).stat().st_ino for path in staged} == staged
+        assert rig.all_staged() == set()
+
+    def test_what_is_not_the_same_is_neither_linked_nor_sent(self, rig: Rig) -> None:
+        """Whether it was the staged file that changed, or the source since it was staged."""
+        transport, units = self.sent(rig)
+        flip(rig.spool / "file", 3)
+        flip(self.staged(rig, next(unit for unit in units if unit.path == "deep/file")), 3)
+        self.staged(rig, next(unit for unit in units if unit.path == "other")).unlink()
+        found = errors(transport.publish(units))
+        assert found == {"file": SourceMoved, "deep/file": NotVerified, "other": NotVerified}
+        assert files(rig.target) == {path: (rig.spool / path).read_bytes() for path in ("#odd\nname", "empty")}
+
+    def test_names_that_are_taken_stay_as_they_are(self, rig: Rig) -> None:
+        (rig.target / "file").write_bytes(b"of somebody")
+        (rig.target / "other").symlink_to("nowhere")
+        (rig.target / "empty").mkdir()
+        (rig.target / "deep").symlink_to(rig.outside)
+        before = tree(rig.target)
+        transport, units = self.sent(rig)
+        found = errors(transport.publish(units))
+        assert found == {
+            "file": NameTaken, "other": NameTaken, "empty": NameTaken, "deep/file": UnitRefused
+        }  # fmt: skip
+        assert tree(rig.target) == {**before, "#odd\nname": noise(1000, "#odd\nname")}
+        assert tree(rig.outside) == {}
+
+    def test_what_was_not_sent_in_full_is_not_published_with_the_others(self, rig: Rig) -> None:
+        """It was staged beside them, and stays there until it is discarded."""
+        transport, units = self.sent(rig)
+        good(transport.publish([unit for unit in units if unit.path != "deep/file"]))
+        assert tree(rig.target) == {path: data for path, data in tree(rig.spool).items() if "deep" not in path}
+
+    def staged(self, rig: Rig, unit: Unit) -> Path:
+        return rig.target / OWN_NAME / "images" / rig.staged_name(unit)
 
 
 def test_the_command_of_the_original_is_understood(sshd: Sshd, tmp_path: Path) -> None:
