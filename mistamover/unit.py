@@ -295,10 +295,13 @@ def even_batches(units: Sequence[Unit], lanes: int, files: int = BATCH_FILES) ->
     Else some lanes would wait at the end while one carries what was left over.
     """
     size = sum(unit.size for unit in units if unit.size <= BATCH_BYTES)
-    return batches(units, _even(len(units), files, lanes), _even(size, BATCH_BYTES, lanes))
+    few = min(files, BATCH_FILES)
+    return batches(units, _even(len(units), few, files, lanes), _even(size, BATCH_BYTES, BATCH_BYTES, lanes))
 
 
-def _even(amount: int, most: int, lanes: int) -> int:
-    """How much of an amount each part takes, so that each lane has as many parts of up to ``most``."""
-    parts = ceil(amount / most)
-    return most if parts <= 1 else ceil(amount / (ceil(parts / lanes) * lanes))
+def _even(amount: int, few: int, most: int, lanes: int) -> int:
+    """How much of an amount each part takes, so that each lane has as many parts of up to ``most``.
+
+    Up to ``few`` are not parted.
+    """
+    return most if amount <= few else ceil(amount / (ceil(amount / most / lanes) * lanes))

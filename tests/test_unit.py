@@ -25,6 +25,7 @@ from mistamover.unit import (
     Verdict,
     attempts_before,
     batches,
+    even_batches,
     judge,
     looks_settled,
     next_wait,
@@ -271,6 +272,21 @@ sizes = st.lists(st.integers(0, 50), max_size=60)
 
 def of_sizes(numbers: list[int]) -> list[Unit]:
     return [Unit(str(count), Identity(0, count, size, 0, 0)) for count, size in enumerate(numbers)]
+
+
+@pytest.mark.parametrize(
+    ("count", "files", "expected"),
+    [
+        (1000, 1024, [1000]),
+        (1000, 4096, [1000]),
+        (3000, 1024, [750] * 4),
+        (3000, 4096, [1500] * 2),
+        (10_000, 4096, [2500] * 4),
+        (300, 256, [150] * 2),
+    ],
+)
+def test_more_than_one_lane_can_carry_soon_is_shared_out(count: int, files: int, expected: list[int]) -> None:
+    assert [len(batch) for batch in even_batches(of_sizes([1] * count), 2, files)] == expected
 
 
 @calm

@@ -77,7 +77,8 @@ class Transport(ABC):
     """
 
     batch_files: ClassVar[int] = BATCH_FILES
-    """Files that a lane takes at once: few where each is waited for, so that all lanes have some."""
+    """Files that a lane takes at once: few where each is waited for, so that all lanes have some; many where each
+    batch takes its time to begin and to end."""
 
     proves_at_publishing: ClassVar[bool] = False
     """Whether :meth:`publish` takes units without a proof too, and proves them as it gives them their names."""

@@ -54,7 +54,7 @@ from mistamover.transports.rsync_run import (
     without_override,
 )
 from mistamover.transports.rsync_trees import Ground, Mark, Sources, Tree
-from mistamover.unit import BATCH_DIGITS, BATCH_FILES, OWN_NAME, Content, Directory, Outcome, Unit, batches
+from mistamover.unit import BATCH_DIGITS, OWN_NAME, Content, Directory, Outcome, Unit, batches
 
 PLAIN = ("--no-recursive", "--no-links", "--no-perms", "--no-times", "--no-owner", "--no-group")
 SAID = ("-ii", "--out-format=%i %n")
@@ -65,7 +65,7 @@ _NO_PROGRAM = re.compile(r"\S*sh:.*(not found|No such file or directory|Unknown 
 """What the shells at the far side say where a program is missing; rsync's own exit code may come before theirs."""
 MARKER = ".done"
 """What the name of a directory's marker ends in: rsync renames no directories, so that one shows while it fills."""
-MOST_OPEN = BATCH_FILES
+MOST_OPEN = 4096
 """Sources of one lane that are open at the same time, where the system lets us open as many."""
 OTHERS_OPEN = 128
 """What the rest of a process may have open besides."""
@@ -75,6 +75,8 @@ class Rsync(Transport):
     """What both have in common; they differ in how the far side is reached."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(frozenset({Proof.DIGEST, Proof.SIZE, Proof.NONE}))
+    batch_files: ClassVar[int] = MOST_OPEN
+    """Many, since each run of rsync takes its time to begin and to end."""
     proves_at_publishing: ClassVar[bool] = True
 
     _private: str | None = None
@@ -115,6 +117,8 @@ class Rsync(Transport):
         self._is_new_place = False
         self._is_cut_short = False
         self._held: list[Sources] = []
+        self._staged: dict[str, set[str]] = {}
+        """The staged names of each batch that this lane has sent, until they are discarded."""
         self._proving: list[_Part] = []
         self._trouble: dict[str, Result] = {}
         options = self._options
@@ -326,6 +330,7 @@ class Rsync(Transport):
         if sum(map(len, self._held)) + len(units) > self._most_open:
             self._let_go()
         self._held.append(sources := self._sources())
+        self._staged.setdefault(_batch(units[0]), set()).update(unit.staged for unit in units)
         with self.baton:
             good, failed = _parted(sources.open(units))
         yield from failed
@@ -378,7 +383,7 @@ class Rsync(Transport):
 
     def _staged_in(self, units: Sequence[Unit]) -> str:
         """The directory of a batch, which no other try and no other lane uses."""
-        return f"{self.staging}/{units[0].staged[:BATCH_DIGITS]}"
+        return f"{self.staging}/{_batch(units[0])}"
 
     # -- verify ----------------------------------------------------------------------------------------------
 
@@ -408,7 +413,7 @@ class Rsync(Transport):
 
     def _together(self, units: Sequence[Unit]) -> Iterator[list[Unit]]:
         """The units of each batch, no more than may be open at once."""
-        for _, group in groupby(units, lambda unit: unit.staged[:BATCH_DIGITS]):
+        for _, group in groupby(units, _batch):
             yield from batches(group, files=self._most_open)
 
     def _let_go(self) -> None:
@@ -562,7 +567,7 @@ class Rsync(Transport):
 
     def _linked_from(self, units: Sequence[Unit]) -> str:
         """The directory of a batch as seen from the target."""
-        return f"{OWN_NAME}/{self.settings.name}/{units[0].staged[:BATCH_DIGITS]}"
+        return f"{OWN_NAME}/{self.settings.name}/{_batch(units[0])}"
 
     def _linking(self, place: str) -> list[str]:
         """The options by which files get their names."""
@@ -607,12 +612,21 @@ class Rsync(Transport):
             self._is_cut_short = False
 
     def _staged_rules(self, units: Iterable[Unit]) -> list[str]:
+        """What lets through these units, and with the last one of a batch its directory as a whole."""
         rules: dict[str, None] = {}
-        for unit in units:
-            self._trouble.pop(unit.staged, None)
-            path = f"{unit.staged[:BATCH_DIGITS]}/{unit.final}"
-            rules |= dict.fromkeys(f"+ /{_literal(parent)}/" for parent in parents(path))
-            rules[f"+ /{_literal(path)}"] = None
+        for batch, group in groupby(units, _batch):
+            gone = list(group)
+            for unit in gone:
+                self._trouble.pop(unit.staged, None)
+            left = self._staged.get(batch, {""})
+            left.difference_update(unit.staged for unit in gone)
+            if not left:
+                del self._staged[batch]
+                rules |= dict.fromkeys([f"+ /{batch}/", f"+ /{batch}/**"])
+                continue
+            for path in (f"{batch}/{unit.final}" for unit in gone):
+                rules |= dict.fromkeys(f"+ /{_literal(parent)}/" for parent in parents(path))
+                rules[f"+ /{_literal(path)}"] = None
         return [*rules, "- *"] if rules else []
 
     # -- whole directories -----------------------------------------------------------------------------------
@@ -712,7 +726,8 @@ class Rsync(Transport):
         """Remove what is staged of these, by their names."""
         rules: dict[str, None] = {}
         for unit in directories:
-            batch = unit.staged[:BATCH_DIGITS]
+            batch = _batch(unit)
+            self._staged.pop(batch, None)
             rules |= dict.fromkeys([f"+ /{batch}/", f"+ /{batch}/{_literal(unit.path)}/"])
             rules[f"+ /{batch}/{_pattern(unit.path)}/**"] = None
         if rules:
@@ -837,6 +852,11 @@ def _stand_in(tree: Tree, units: Sequence[Unit]) -> tuple[list[Unit], list[Outco
         except OSError as error:
             refused.append(Outcome(unit, UnitRefused(f"rsync cannot be given that name: {error.strerror}")))
     return good, refused
+
+
+def _batch(unit: Unit) -> str:
+    """The directory in which a unit is staged: that of its try's batch."""
+    return unit.staged[:BATCH_DIGITS]
 
 
 def _literal(name: str) -> str:
