@@ -170,6 +170,18 @@ def test_a_sync_here_fails(local: Rig, number: int) -> None:
     local.run_clean()
 
 
+def test_many_small_files_here_cannot_be_put_on_disk(local: Rig) -> None:
+    """Nobody can say which of them are hit: asked for each, the kernel says that all is well."""
+    local.write({"outgoing": {"retry_count": 0}})
+    for number in range(20):
+        local.oracle.put(f"{number}", b"%d" % number)
+    run = local.run(under=strace("syncfs", "error=EIO"))
+    assert run.code == 3, run.text
+    assert local.oracle.delivered() == set()
+    local.oracle.check()
+    local.run_clean()
+
+
 def test_names_here_cannot_be_put_on_disk(local: Rig) -> None:
     local.write({"outgoing": {"retry_count": 0}})
     local.run_clean()
