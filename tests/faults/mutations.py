@@ -636,7 +636,7 @@ DELETE_LAST = [
         "transports/local.py",
         "asking again would be told that all is well.\n",
         "asking again would be told that all is well.\n            return False\n",
-        "tests/faults/test_writes.py::test_a_sync_here_fails",
+        "tests/faults/test_writes.py::test_many_small_files_here_cannot_be_put_on_disk",
     ),
     Mutation(
         4,
