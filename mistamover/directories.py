@@ -78,17 +78,14 @@ class DirectorySpool(Spool):
     ) -> Iterator[Unit]:
         """Yield every directory at the top that is a unit; what else is there goes to ``skip``."""
         enter("", self._root)
-        try:
-            with os.scandir(self._root) as entries:
-                for entry in entries:
-                    if ignored(entry.name):
-                        skip(Skipped(entry.name, "its name is ignored"))
-                    elif entry.is_dir(follow_symlinks=False):
-                        yield from self._scan_unit(entry.name, ignored, skip, enter)
-                    else:
-                        skip(self._no_directory(entry))
-        except OSError as error:
-            raise self._cannot_be_read(error) from error
+        with self._explained(), os.scandir(self._root) as entries:
+            for entry in entries:
+                if ignored(entry.name):
+                    skip(Skipped(entry.name, "its name is ignored"))
+                elif entry.is_dir(follow_symlinks=False):
+                    yield from self._scan_unit(entry.name, ignored, skip, enter)
+                else:
+                    skip(self._no_directory(entry))
 
     @staticmethod
     def _no_directory(entry: os.DirEntry[str]) -> Skipped:

@@ -14,7 +14,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -117,7 +117,7 @@ class Source:
 
         Raises ``UnitError`` where somebody states other digests.
         """
-        if Identity.of(os.fstat(self.fd)) != self.unit.identity:
+        if Identity.of(_state_of(self.fd)) != self.unit.identity:
             raise SourceMoved("it changed while it was read")
         digests = {algorithm: hasher.hexdigest() for algorithm, hasher in self._hashers.items()}
         _compare(digests, self.unit.stated)
@@ -129,6 +129,13 @@ class Source:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def _state_of(fd: int) -> os.stat_result:
+    try:
+        return os.fstat(fd)
+    except OSError as error:
+        raise UnitError(f"cannot be read: {error.strerror}") from error
 
 
 def _compare(digests: Mapping[str, str], stated: Iterable[Stated]) -> None:
@@ -156,7 +163,7 @@ class Reader:
             self._below.forget()
             raise _cannot_open(error) from error
         try:
-            found = os.fstat(fd)
+            found = _state_of(fd)
             if Identity.of(found) != unit.identity:
                 raise SourceMoved("it changed since it was found")
             if self._is_being_written(fd, unit.identity):
@@ -282,11 +289,8 @@ class Spool:
 
     def has_stop_file(self, name: str) -> bool:
         """Whether somebody asked for a pause."""
-        try:
-            os.stat(name, dir_fd=self._root, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return True
+        with self._explained():
+            return fs.is_there(name, self._root)
 
     def first_line(self, name: str) -> str:
         """What a small file in the spool says, for people: where it cannot be read, nothing."""
@@ -329,13 +333,18 @@ class Spool:
                     continue
                 except OSError as error:
                     if not path:
-                        raise self._cannot_be_read(error) from error
+                        with self._explained():
+                            raise
                     skip(Skipped(path, f"cannot be read: {error.strerror}", is_trouble=True))
         finally:
             below.forget()
 
-    def _cannot_be_read(self, error: OSError) -> SpoolError:
-        return SpoolError(f"{self.directory}: cannot be read: {error.strerror}")
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SpoolError(f"{self.directory}: cannot be read: {error.strerror}") from error
 
     def _may_enter(self, fd: int, path: str, skip: Callable[[Skipped], None]) -> bool:
         found = os.fstat(fd)
@@ -499,10 +508,12 @@ class Spool:
         ``known`` tells from a record's number its path, identity, and whether it was delivered. A delivered
         file is unlinked; one that changed since goes back to its name, or stays where it is if that is taken.
         """
-        if self._mirror or not self._exists(TRASH):
-            return
-        trash = self._trash_directory()
-        for name in os.listdir(trash):
+        with self._explained():
+            if self._mirror or not self._exists(TRASH):
+                return
+            trash = self._trash_directory()
+            names = os.listdir(trash)
+        for name in names:
             number = name.partition("-")[0]
             record = known(int(number)) if number.isdecimal() and len(number) < LONGEST_NUMBER else None
             if record is None or name.removesuffix(PROVEN) != captured(int(number), record[0]):
@@ -658,10 +669,11 @@ class Spool:
 
     def is_aside(self, path: str, record: int) -> bool:
         """Whether a unit is set aside under this number."""
-        try:
-            return fs.is_there(path.rpartition("/")[2], self._below.directory(f"{QUARANTINE}/{record}"))
-        except OSError:
-            return False  # it is no directory, as nobody but the spool's owner would have it
+        with self._explained():
+            try:
+                return fs.is_there(path.rpartition("/")[2], self._below.directory(f"{QUARANTINE}/{record}"))
+            except (NotADirectoryError, FileNotFoundError):
+                return False  # it is no directory of ours, but something of the spool's owner
 
     def clear_aside(self, record: int) -> None:
         """Remove what is left of the place of a unit that was set aside and is not any more."""

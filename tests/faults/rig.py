@@ -207,7 +207,9 @@ def told(process: subprocess.Popen[bytes], errors: Path) -> str:
 def _run(code: int, out: bytes, err: bytes) -> Run:
     # The last line of a killed run may be half a line.
     lines = [line for line in out.splitlines() if line.startswith(b"{") and line.endswith(b"}")]
-    return Run(code, [json.loads(line) for line in lines], (out + err).decode(errors="replace"))
+    text = (out + err).decode(errors="replace")
+    assert "--debug shows where" not in text, f"an error that nobody expected: {text}"
+    return Run(code, [json.loads(line) for line in lines], text)
 
 
 # -- strace ------------------------------------------------------------------------------------------------

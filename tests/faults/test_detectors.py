@@ -166,7 +166,7 @@ def test_staged_names_that_are_used_again(tmp_path: Path, faulty: FaultyServer) 
 
 
 def test_a_source_that_may_change_while_it_is_sent(tmp_path: Path) -> None:
-    change = Change("spool.py", "if Identity.of(os.fstat(self.fd)) != self.unit.identity:", "if False:")
+    change = Change("spool.py", "if Identity.of(_state_of(self.fd)) != self.unit.identity:", "if False:")
     with pytest.raises(LossError, match="no version"):
         test_races.test_it_is_rewritten_in_place_with_its_old_times(spoilt(tmp_path, change))
 
