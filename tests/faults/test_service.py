@@ -195,7 +195,7 @@ def test_a_thousand_streams(installed: Installed) -> None:
     for name in names:
         installed.add(name)
         installed.put(name, "early")
-    assert installed.start().code == 0
+    assert installed.popen("start").wait(400) == 0, "it returns when all are up"
     until(lambda: all(installed.arrived(name) == {"early"} for name in names), "all to work", 300)
     for name in names:
         installed.put(name, "late")
@@ -205,6 +205,7 @@ def test_a_thousand_streams(installed: Installed) -> None:
     assert supervisor.num_threads() == 1
     assert len(installed.workers()) == STREAMS
     assert max(psutil.Process(pid).num_fds() for pid in installed.workers()) < MOST_OPEN
+    installed.note()
     assert installed.run("status").code == 0
-    assert installed.run("stop").code == 0
+    assert installed.popen("stop").wait(120) == 0
     assert installed.strays() == []
