@@ -483,6 +483,7 @@ class TestAccountsThatMayNotLogIn:
         assert re.search("log-in refused: .*account has expired", run.text)
         assert server.log.read_text().count("Connection from") == 1
 
+    @pytest.mark.campaign
     @pytest.mark.needs("usermod")
     @pytest.mark.parametrize("connector", ["openssh", "paramiko"])
     def test_an_account_that_is_locked_is_refused(
@@ -495,6 +496,7 @@ class TestAccountsThatMayNotLogIn:
         assert "log-in refused" in run.text
         assert server.log.read_text().count("Connection from") == 1
 
+    @pytest.mark.campaign
     @pytest.mark.needs("chage")
     def test_a_password_that_is_to_be_changed_first_is_said(
         self, start_sshd: StartSshd, account: Account, tmp_path: Path

@@ -95,7 +95,7 @@ def test_it_is_cut_once(wired: Rig, relay: Relay, fault: Fault) -> None:
 
 
 @pytest.mark.needs("rsync")
-@pytest.mark.parametrize("way", [*CONNECTORS, "rsyncd"])
+@pytest.mark.parametrize("way", ["openssh", pytest.param("paramiko", marks=pytest.mark.campaign), "rsyncd"])
 def test_a_bit_changes_on_the_way(request: pytest.FixtureRequest, tmp_path: Path, way: str) -> None:
     """SSH notices by itself. To an rsync daemon nothing but the digests does."""
     server: Server = request.getfixturevalue("rsyncd" if way == "rsyncd" else "sshd")
@@ -133,6 +133,7 @@ def test_nobody_listens(wired: Rig, relay: Relay) -> None:
     wired.run_clean()
 
 
+@pytest.mark.campaign
 def test_a_slow_line_is_none_that_stalls(tmp_path: Path, sshd: Sshd) -> None:
     """The whole takes longer than anything may stand still."""
     with Relay(sshd.port, rate=BIG / 2) as relay:

@@ -350,6 +350,7 @@ def test_a_wrong_password_is_tried_once_and_refused(proftpd: Proftpd, tmp_path: 
     rig.close()
 
 
+@pytest.mark.campaign
 @pytest.mark.needs("root", "vsftpd", "useradd", "chpasswd", "usermod", "chage")
 def test_an_account_that_has_expired_or_is_locked_is_refused(tmp_path: Path) -> None:
     certificate = Certificate.make(tmp_path)
