@@ -20,7 +20,7 @@ from logging import ERROR, INFO
 from pathlib import Path
 from typing import IO, Any
 
-from mistamover import fs, heartbeat, monitor, post
+from mistamover import foreign, fs, heartbeat, monitor, post
 from mistamover.aides import Aide, Known
 from mistamover.board import Board
 from mistamover.concerns import Concerns
@@ -43,6 +43,7 @@ STEP = 0.05
 """Seconds between two looks at whether something has happened elsewhere."""
 LOOKED_AT = 0.5
 """Seconds for which somebody may hold the lock who only looks whether the service runs."""
+LONGEST_SIGNATURE = 64
 SIGNED_BY = 10.0
 """Seconds until whoever holds the lock has said who that is."""
 LAST_GRACE = 10.0
@@ -98,16 +99,30 @@ def _with_number(state_dir: Path) -> str:
 
 def _signature(state_dir: Path) -> tuple[int, float]:
     """The number and the begin of the process that holds the lock; zeros where it has not signed yet."""
-    with suppress(OSError, ValueError):
-        pid, began = (state_dir / LOCK).read_text().split()
-        return int(pid), float(began)
+    with suppress(OSError, ValueError, foreign.Refused):
+        signature, lock = foreign.read(state_dir / LOCK, LONGEST_SIGNATURE)
+        pid, began = signature.split()
+        if _may_hold(int(pid), lock):
+            return int(pid), float(began)
     return 0, 0.0
+
+
+def _may_hold(pid: int, lock: os.stat_result) -> bool:
+    """Whether a process is of the user who owns the lock, or has it open; raises ``OSError``.
+
+    Else the user of the service could write any number into it, and root's stop would end that process.
+    """
+    process = f"/proc/{pid}"
+    if os.stat(process).st_uid == lock.st_uid:
+        return True
+    descriptors = (f"{process}/fd/{fd}" for fd in os.listdir(f"{process}/fd"))
+    return any(os.path.samestat(os.stat(path), lock) for path in descriptors)
 
 
 def is_running(state_dir: Path) -> bool:
     """Whether any process holds the lock; raises ``ServiceError`` where we may not look."""
     try:
-        fd = os.open(state_dir / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(state_dir / LOCK, fs.FILE)
     except FileNotFoundError:
         return False
     except OSError as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mistamover import service
+from mistamover import fs, service
 from mistamover.errors import Held
 from mistamover.processes import Process, began_at
 from tests.installed import Installed, until
@@ -212,6 +212,36 @@ def test_a_number_that_another_process_has_by_now_is_no_service(installed: Insta
     finally:
         stranger.kill()
         stranger.wait()
+
+
+@pytest.mark.needs("root")
+def test_the_user_of_the_service_cannot_have_root_end_another_process(
+    installed: Installed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever owns the lock may write any number into it, and hold it."""
+    monkeypatch.setattr(service, "SIGNED_BY", 0.3)
+    installed.state.mkdir()
+    path = installed.state / service.LOCK
+    path.touch()
+    with path.open("rb") as lock:
+        assert fs.lock(lock.fileno())
+        for stdin in (subprocess.DEVNULL, lock):  # the second one has the lock open, as the service has
+            victim = subprocess.Popen(["sleep", "100"], stdin=stdin)
+            try:
+                path.write_text(f"{victim.pid} {began_at(victim.pid):.0f}\n")
+                os.chown(path, 65534, 65534)
+                if stdin is lock:
+                    with service._running(installed.state) as process:
+                        assert process is not None
+                else:
+                    with (
+                        pytest.raises(service.ServiceError, match="does not say"),
+                        service._running(installed.state),
+                    ):
+                        pass
+            finally:
+                victim.kill()
+                victim.wait()
 
 
 def test_the_lock_is_one_and_is_signed(tmp_path: Path) -> None:
