@@ -126,12 +126,16 @@ def stream_files(settings: ServiceSettings) -> list[Path]:
     """Return the stream files of the service as they are now; raise ConfigError where they cannot be listed."""
     whole, listed = settings.global_.data_stream_config_dir, settings.global_.data_stream_list
     directory = whole or settings.global_.config_dir
+    option = "data_stream_config_dir" if whole else "config_dir"
+    what = f"{settings.path}: [global] {option}: {shown(str(directory))}"
     try:
         found = sorted(path for path in directory.iterdir() if _may_be_stream_file(path, settings.path))
+        mode = stat.S_IMODE(os.stat(directory).st_mode)
     except OSError as error:
-        option = "data_stream_config_dir" if whole else "config_dir"
-        what = f"{settings.path}: [global] {option}: {shown(str(directory))}: {error.strerror}"
-        raise ConfigError([f"{what}; make the directory, or give another"]) from error
+        raise ConfigError([f"{what}: {error.strerror}; make the directory, or give another"]) from error
+    if mode & stat.S_IWOTH:
+        wrong = f"anybody may put stream files there (mode {mode:04o})"
+        raise ConfigError([f"{what}: {wrong}; {_chmod(directory, 'o-w')}"])
     if whole:
         return found
     if listed is None:

@@ -1040,6 +1040,18 @@ def test_a_directory_of_stream_files_that_is_missing_is_said(write: Write, tmp_p
     )
 
 
+def test_a_directory_into_which_anybody_may_put_stream_files_is_refused(
+    several: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "streams").chmod(0o1777)
+    with pytest.raises(ConfigError) as caught:
+        several(f"config_dir = {tmp_path}/streams")
+    assert caught.value.findings == (
+        f"{tmp_path}/global.ini: [global] config_dir: '{tmp_path}/streams': "
+        f"anybody may put stream files there (mode 1777); chmod o-w {tmp_path}/streams",
+    )
+
+
 def test_what_a_global_file_holds_for_streams_does_not_concern_the_service(write: Write) -> None:
     path = write(
         "[global]\nmax_restarts = 7\n[outgoing]\nlanes = many\n[logging]\nlog_level = debug\n", "global.ini"
