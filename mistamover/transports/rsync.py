@@ -61,6 +61,8 @@ SAID = ("-ii", "--out-format=%i %n")
 DRY = ("--dry-run", *SAID)
 ONE_TOO_MANY = ("Another instance of rrsync is already accessing", "max connections")
 """What a far side says that serves one run only, or so many: rrsync(1), and rsyncd.conf(5)."""
+_ONE_AT_A_TIME: set[str] = set()
+"""The far sides that have said so to this process."""
 _NO_PROGRAM = re.compile(r"\S*sh:.*(not found|No such file or directory|Unknown command)")
 """What the shells at the far side say where a program is missing; rsync's own exit code may come before theirs."""
 MARKER = ".done"
@@ -201,6 +203,7 @@ class Rsync(Transport):
     def _failure(self, result: Result) -> MistamoverError:
         host = self.settings.outgoing.target_host
         if any(text in line for line in result.messages for text in ONE_TOO_MANY):
+            _ONE_AT_A_TIME.add(self._far_side)
             return TooManyConnections(f"{host}: {result.reason}")
         if error := self._explain(result):
             return error
@@ -492,10 +495,12 @@ class Rsync(Transport):
         What is not the same rsync would send. It cannot: once it has read all sources they are hidden from it, and
         only then is it given the end of its list, before which the receiver does nothing.
 
-        Gives what came of those that were linked, by their staged names. To the others nothing has happened.
+        Gives what came of those that were linked, by their staged names. To the others nothing has happened. Where
+        anything but a directory stands above one of their names, which is looked at meanwhile, that is so for all.
         """
-        units = self._with_directories(units)
         if not units or self.proof is not Proof.DIGEST:
+            return {}
+        if not self._runs_together and self._is_blocked(units):
             return {}
         place, last = self._linked_from(units), units[0].final
         try:
@@ -509,6 +514,8 @@ class Rsync(Transport):
             names = f"{sources.name}/./", f"{mark.name}/./{place}/{last}"
             size = sum(unit.size for unit in units)
             with self._begun(command, names, held=True) as run:
+                if self._runs_together and self._is_blocked(units):
+                    return {}
                 with self._explained():
                     run.wait_until(mark.fd, self._patience(size))
                 sources.hide()
@@ -519,11 +526,10 @@ class Rsync(Transport):
         proven = [unit._replace(proof=Proof.DIGEST.value) for unit in named]
         return {outcome.unit.staged: outcome for outcome in self._named(proven, result)}
 
-    def _with_directories(self, units: Sequence[Unit]) -> Sequence[Unit]:
-        """Those above whose names there are directories, or nothing."""
+    def _is_blocked(self, units: Sequence[Unit]) -> bool:
+        """Whether anything but a directory stands above one of their names."""
         above = {part: None for unit in units for part in parents(unit.final)}
-        found = self._directories(list(above)) if above else {}
-        return [unit for unit in units if all(part in found for part in parents(unit.final))]
+        return bool(above) and not above.keys() <= self._directories(list(above)).keys()
 
     def _opened(self, units: Sequence[Unit]) -> Sources:
         """The sources of units as they were opened to be staged, or anew; whoever takes them lets go of them."""
@@ -610,6 +616,15 @@ class Rsync(Transport):
             while self._delete(self.staging, rules) and self._is_cut_short:
                 pass
             self._is_cut_short = False
+
+    @property
+    def _runs_together(self) -> bool:
+        """Whether the far side serves several runs at once, as far as we know."""
+        return self._far_side not in _ONE_AT_A_TIME
+
+    @property
+    def _far_side(self) -> str:
+        return f"{self.settings.outgoing.target_host}:{self.target}"
 
     def _staged_rules(self, units: Iterable[Unit]) -> list[str]:
         """What lets through these units, and with the last one of a batch its directory as a whole."""
