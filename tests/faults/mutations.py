@@ -305,7 +305,7 @@ NOBODY_READS_HALF_A_FILE = [
         2,
         "publishes a file that changed while it was sent",
         "spool.py",
-        "if Identity.of(os.fstat(self.fd)) != self.unit.identity:",
+        "if Identity.of(_state_of(self.fd)) != self.unit.identity:",
         "if False:",
         f"{LOCAL}::test_a_source_that_moves_while_it_is_sent_is_not_sent",
     ),
