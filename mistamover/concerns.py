@@ -13,8 +13,9 @@ from mistamover.board import Board
 from mistamover.errors import NoReceipt, NotVerified, TargetDown, TargetFull, TargetRefused
 from mistamover.events import Event, Kind, Summary
 from mistamover.lines import duration, shown
-from mistamover.options import Quiet, Settings
+from mistamover.options import Settings
 from mistamover.stream import when
+from mistamover.values import Quiet
 
 LONGEST_LOOK = 400
 """Days that are looked back for times at which something should have arrived."""

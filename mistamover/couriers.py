@@ -20,8 +20,9 @@ from pathlib import Path
 
 from mistamover import ini
 from mistamover.lines import hide, safe
-from mistamover.options import SENDMAIL, Email
+from mistamover.options import Email
 from mistamover.processes import surroundings
+from mistamover.values import SENDMAIL
 
 SENDMAIL_PLACES = "/usr/sbin:/usr/lib"
 """Where the program sendmail is, though not in the PATH of everybody."""

@@ -16,7 +16,7 @@ from mistamover.board import Board
 from mistamover.concerns import Concerns, quiet_time
 from mistamover.errors import NoReceipt, NotVerified, TargetDown, TargetFull, UnitError
 from mistamover.events import Event, Kind, Summary
-from mistamover.options import Quiet
+from mistamover.values import Quiet
 from tests.program import Local
 
 

@@ -22,6 +22,7 @@ from mistamover.config import load
 from mistamover.errors import ConfigError, Exit
 from mistamover.options import SECTIONS, Settings
 from mistamover.unit import OWN_PLACES
+from mistamover.values import ENTRY_POINTS, OWN_FILES, OWN_LOGS, Size
 
 ROOT = Path(config.__file__).parent.parent
 GOOD = """\
@@ -137,13 +138,13 @@ def test_texts_become_values(write: Write, line: str, value: object) -> None:
     ("text", "value"), [("0", 0), ("10", 10), ("1.5K", 1536), ("2 KiB", 2048), ("3m", 3 << 20), ("1TB", 1 << 40)]
 )
 def test_sizes(text: str, value: int) -> None:
-    assert TypeAdapter(options.Size).validate_python(text) == value
+    assert TypeAdapter(Size).validate_python(text) == value
 
 
 def test_what_is_no_size() -> None:
     for text in ("", "K", "1X", "-1", "1KK", "٣"):
         with pytest.raises(ValidationError):
-            TypeAdapter(options.Size).validate_python(text)
+            TypeAdapter(Size).validate_python(text)
 
 
 def test_comments_are_whole_lines(write: Write) -> None:
@@ -222,9 +223,7 @@ def test_settings_are_frozen_and_can_go_to_another_process(write: Write) -> None
 
 def test_a_transport_of_another_package_is_accepted(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     text = GOOD.replace("local", "pigeon")
-    known = importlib.metadata.EntryPoints(
-        [importlib.metadata.EntryPoint("pigeon", "aviary:Pigeon", options.ENTRY_POINTS)]
-    )
+    known = importlib.metadata.EntryPoints([importlib.metadata.EntryPoint("pigeon", "aviary:Pigeon", ENTRY_POINTS)])
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: known.select(group=group))
     assert load(write(text), environ={}).outgoing.transfer_protocol == "pigeon"
     lines = found(write(text.replace("pigeon", "dove")))
@@ -931,7 +930,7 @@ def test_plain_values_come_back_as_they_were(
     write: Write, values: dict[str, object], name: str, ignore: tuple[str, ...], password: str
 ) -> None:
     name = name.lstrip(".") or "x"
-    assume(name not in (*options.OWN_LOGS, *options.OWN_FILES, *OWN_PLACES))
+    assume(name not in (*OWN_LOGS, *OWN_FILES, *OWN_PLACES))
     lines = [f"{option} = {_text(value)}" for option, value in values.items()]
     text = "[outgoing]\ntransfer_protocol = local\n" + "\n".join(lines)
     text += f"\n[data_stream]\ndirectory = /spool\nname = {name}\nignore = {' '.join(ignore)}\n"

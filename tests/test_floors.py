@@ -30,6 +30,7 @@ FLOORS = {
     "processes": 0.5,
     "unit": 0.5,
     "obsolete": 0.7,
+    "values": 0.75,
     "options": 0.8,
     "config": 1,
     "describe": 1,

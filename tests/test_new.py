@@ -15,7 +15,7 @@ from typing import Protocol
 import pytest
 
 from mistamover import config, ini
-from mistamover.options import BUILT_IN
+from mistamover.values import BUILT_IN
 from tests.program import Result, command, ended, environment
 from tests.rsyncd import MODULE, PASSWORD, USER, Rsyncd
 from tests.sshd import Sshd

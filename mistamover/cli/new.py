@@ -105,7 +105,7 @@ def new(
 def _kind(kind: str | None, *, asks: bool) -> str:
     """The type, asked for where it is not given."""
     from mistamover.obsolete import RETIRED
-    from mistamover.options import BUILT_IN
+    from mistamover.values import BUILT_IN
 
     known = [one for one in _TYPES if one in (*BUILT_IN, GLOBAL)]
 
