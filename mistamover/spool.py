@@ -235,9 +235,9 @@ class Spool:
             signal.signal(signal.SIGIO, signal.SIG_IGN)
         try:
             self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._device = os.fstat(self._root).st_dev
         except OSError as error:
             raise SpoolError(f"{directory}: the spool cannot be opened: {error.strerror}") from error
-        self._device = os.fstat(self._root).st_dev
         self._below = fs.Below(self._root)
 
     @property
@@ -281,10 +281,10 @@ class Spool:
     def look_at_place(self) -> None:
         """Raise :class:`SpoolError` where another directory has the name by now: replaced, or mounted over."""
         try:
-            found = os.stat(self.directory)
+            is_same = os.path.samestat(os.stat(self.directory), os.fstat(self._root))
         except OSError as error:
             raise SpoolError(f"{self.directory}: the spool cannot be opened: {error.strerror}") from error
-        if not os.path.samestat(found, os.fstat(self._root)):
+        if not is_same:
             raise SpoolError(f"{self.directory}: another directory took the place of the spool")
 
     def has_stop_file(self, name: str) -> bool:

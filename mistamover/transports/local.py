@@ -98,10 +98,10 @@ class Local(Transport):
     def _look_at_place(self) -> None:
         """Go on with no directory that has lost its name: replaced, unmounted, or mounted over."""
         try:
-            found = os.stat(self.target)
+            is_same = os.path.samestat(os.stat(self.target), os.fstat(self._root_fd))
         except OSError as error:
             raise TargetDown(f"{self.target}: {error.strerror}") from error
-        if not os.path.samestat(found, os.fstat(self._root_fd)):
+        if not is_same:
             raise TargetDown(f"{self.target}: another directory took the place of the target")
 
     def sweep(self) -> int:

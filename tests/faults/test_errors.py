@@ -53,8 +53,8 @@ def fail_everywhere(
     sweep(
         ("openat", SPOOL, fill, (5,)),
         ("openat", TARGET, fill, (6,)),
-        ("newfstatat", SPOOL, fill, (3,)),
-        ("newfstatat", TARGET, fill, (2,)),
+        ("newfstatat", SPOOL, fill, (1,)),
+        ("newfstatat", TARGET, fill, (4,)),
         ("newfstatat", FILE, fill, (1, 2)),
         ("mkdirat", SPOOL, fill, (2,)),
         ("mkdirat", TARGET, fill, (3,)),
