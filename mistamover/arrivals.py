@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, Self
 
 from mistamover import digest, foreign, fs, handshake
-from mistamover.errors import Held, SpoolError
+from mistamover.errors import Held, SpoolError, is_shortage
 from mistamover.events import Event, Kind, Report, nothing
 from mistamover.foreign import Refused
 from mistamover.handshake import Control, Extensions, Receipt, Status
@@ -124,6 +124,8 @@ class Stager:
         except FileNotFoundError:
             return None
         except (Refused, OSError) as error:
+            if is_shortage(error):
+                raise
             what = _said(error)
             is_young = _age(name, dir_fd, now) < handshake.YOUNG
             return NotYet(name, f"not readable yet: {what}") if is_young else Wrong(name, what)
@@ -408,6 +410,8 @@ class Arrivals:
                 self._take_proof(job)
             found, reason = self._look(job)
         except OSError as error:
+            if is_shortage(error):
+                raise
             found, reason = (Status.IO_ERROR, -1, ""), f"cannot be read: {error.strerror}"
         job = replace(job, found=Receipt(claim.name, *found, self._thankyou(claim)), reason=reason)
         self._write(job)
@@ -694,7 +698,7 @@ class Arrivals:
         except FileNotFoundError:
             return
         except (Refused, OSError) as error:
-            if _age(name, self._arrived, time.time()) >= handshake.YOUNG:
+            if not is_shortage(error) and _age(name, self._arrived, time.time()) >= handshake.YOUNG:
                 self._set_aside(name, _said(error))
             return
         os.unlink(name, dir_fd=self._arrived)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -625,3 +627,36 @@ def test_a_full_spool_is_no_reason_to_answer(sender: Sender) -> None:
         sender.receive()
         assert sender.arrived()["radar.dat"] == b"echoes"
         assert sender.status("radar.dat") is Status.SUCCESS
+
+
+@pytest.mark.parametrize("ends", ["ctrl-bss", ".data", "thanks-bss"])
+def test_no_sender_is_to_blame_for_too_few_descriptors(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """Others may have used up what the whole system has between two steps of ours."""
+    if ends == "thanks-bss":
+        sender.push("radar.dat", b"echoes")
+        sender.receive()
+        sender.thank(parse_receipt(sender.receipt("radar.dat")).thankyou, RECEIPT.format("radar.dat"))
+    else:
+        sender.push("radar.dat", b"echoes")
+    for path in sender.incoming.iterdir():
+        old(path)
+    opened, is_short = os.open, [True]
+
+    def open_(path: str, *args: Any, **kwargs: Any) -> int:
+        if str(path).endswith(ends) and is_short:
+            is_short.clear()
+            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", open_)
+    events: list[Event] = []
+    with Arrivals(sender.settings(), events.append) as arrivals:
+        for _ in range(3):
+            with suppress(SpoolError):
+                arrivals.run_pass()
+    assert not is_short
+    assert sender.arrived() == {"radar.dat": b"echoes"}
+    assert {event.kind for event in events} <= {Kind.ARRIVED}
+    assert sender.left() == ([] if ends == "thanks-bss" else [RECEIPT.format("radar.dat")])
