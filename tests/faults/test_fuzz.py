@@ -38,7 +38,7 @@ from mistamover.transports.sftp_client import Packet, SftpClient, Status, string
 from mistamover.unit import Identity, Unit
 from tests.test_sftp_client import Answering, Scripted, framed, status
 
-FEW, MANY = 150, 10_000
+FEW, MANY = 150, 3_000
 
 
 def fuzz(*what: st.SearchStrategy[Any], few: int = FEW) -> Callable[[Callable[..., None]], Any]:
