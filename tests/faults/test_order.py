@@ -69,8 +69,8 @@ def check_order(rig: Rig, near: list[Step], far: list[Step]) -> None:
         named = first(far, f"{name}: its name is put on disk", publish.time, "fsync", path=directory)
         record = first(near, "the record is put on disk", named.time, "fdatasync", "fsync", below=str(rig.state))
         removed = removal(near, rig, name).time
-        commit = max(step.time for step in near if is_commit(step, rig) and step.time < removed)
-        if commit < named.time or record.time > removed:
+        commits = [step.time for step in near if is_commit(step, rig) and step.time < removed]
+        if max(commits, default=0) < named.time or record.time > removed:
             raise LossError(f"{name}: its source was removed before the record of it was on disk")
 
 
