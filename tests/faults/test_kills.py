@@ -23,14 +23,13 @@ TESTS = """
 """
 
 
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "1")], ids=["alone", "parallel"])
-def test_they_are_added_up_by_protocol(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, workers: tuple[str, ...]
+def test_parallel_workers_add_them_up_by_protocol(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makeconftest(HOOKS)
     pytester.makepyfile(test_it=TESTS)
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", *workers)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "xdist", "-n", "1")
     result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(["*kill points*", "ftp: 1", "sftp: 3"])
