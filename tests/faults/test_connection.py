@@ -50,7 +50,7 @@ def watched(rig: Rig) -> Run:
 CUTS = [
     Fault(Cut.RESET, there=20),
     Fault(Cut.CLOSE, there=1_000_000),
-    Fault(Cut.RESET, back=9000),
+    Fault(Cut.RESET, back=7000),
     Fault(Cut.STALL, there=2100),
     Fault(Cut.STALL, there=1_000_000),
 ]
