@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
@@ -26,8 +26,25 @@ from mistamover.events import Kind
 from mistamover.stream import Stream
 from mistamover.testing.contract import ConnectionContract, SendingContract, Server, TransportContract
 from mistamover.testing.needs import find
-from mistamover.testing.rig import BIG, HUGE, Rig, deliver, errors, failed, files, flip, good, noise, prove, tree
+from mistamover.testing.rig import (
+    BIG,
+    HUGE,
+    Rig,
+    deliver,
+    errors,
+    failed,
+    files,
+    flip,
+    good,
+    noise,
+    prove,
+    tree,
+    write,
+)
 from mistamover.transports.contract import Proof, Transport
+from mistamover.transports.rsync import Rsync
+from mistamover.transports.rsync_run import Item
+from mistamover.transports.rsync_trees import Tree
 from mistamover.unit import BATCH_DIGITS, BATCH_FILES, OWN_NAME, Unit
 from tests.conftest import StartSshd
 from tests.daemon import running
@@ -101,6 +118,24 @@ class TestToDaemon(ByRsync, TransportContract):
 
     def options(self, request: pytest.FixtureRequest) -> Options:
         return to_daemon(request.getfixturevalue("rsyncd"))
+
+    def test_what_takes_a_name_after_we_looked_stays_as_it_is(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where files are named by a run of its own: what stood there was seen by the run before it."""
+        look = Rsync._look
+
+        def looked(self: Rsync, ours: Tree, place: str, names: Iterable[str]) -> dict[str, Item]:
+            found = look(self, ours, place, names)
+            write(rig.target / "file", b"came in between")
+            return found
+
+        rig.put("file", b"ours")
+        transport = rig.open()
+        units = prove(transport, rig.units(transport))
+        monkeypatch.setattr(Rsync, "_look", looked)
+        assert errors(transport.publish(units)).keys() == {"file"}
+        assert files(rig.target) == {"file": b"came in between"}
 
 
 class TestSshConnection(ConnectionContract):
