@@ -362,11 +362,19 @@ NOTHING_IS_OVERWRITTEN = [
     ),
     Mutation(
         3,
+        "replaces by rsync while it proves",
+        "transports/rsync.py",
+        '"-L", "-c", "--ignore-existing", *self',
+        '"-L", "-c", *self',
+        "tests/faults/test_names.py::test_another_file_of_the_name_is_left_as_it_was",
+    ),
+    Mutation(
+        3,
         "replaces by rsync what came after it looked",
         "transports/rsync.py",
         'free, "--ignore-existing")',
         "free)",
-        f"{RSYNC}::test_what_was_taken_between_proof_and_publishing_stays_as_it_is",
+        f"{RSYNC}::test_what_takes_a_name_after_we_looked_stays_as_it_is",
     ),
     Mutation(
         3,
