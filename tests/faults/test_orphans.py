@@ -53,7 +53,7 @@ def test_who_died_before_the_program_began(tmp_path: Path) -> None:
     assert number == b""
 
 
-@pytest.mark.needs("setpriv", "sshd", "ssh")
+@pytest.mark.needs("setpriv", "sshd", "ssh", "rsync")
 @pytest.mark.parametrize("connector", ["openssh", "rsync_ssh"])
 def test_a_program_that_waits_for_a_dead_line(tmp_path: Path, sshd: Sshd, connector: str) -> None:
     """Nothing comes from there that would end it."""

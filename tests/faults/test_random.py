@@ -471,6 +471,7 @@ class Campaign(RuleBasedStateMachine):
     number: ClassVar[int]
     """The seed."""
     _examples: ClassVar[int] = 0
+    _last: ClassVar[World | None] = None
     _failure: ClassVar[Exception | None] = None
     """The first of this seed: hypothesis tries again, and processes do nothing the same way twice."""
 
@@ -485,7 +486,7 @@ class Campaign(RuleBasedStateMachine):
             raise self._failure
         if self._world is None:
             Campaign._examples += 1
-            self._world = World(self.top / f"{self.number}-{Campaign._examples}", self.servers)
+            self._world = Campaign._last = World(self.top / f"{self.number}-{Campaign._examples}", self.servers)
         return self._world
 
     @contextmanager
@@ -626,7 +627,7 @@ class Campaign(RuleBasedStateMachine):
 def campaign(top: Path, servers: Servers, number: int, *, steps: int, examples: int) -> None:
     """What a seed does: some examples of so many steps."""
     Campaign.top, Campaign.servers, Campaign.number = top, servers, number
-    Campaign._examples, Campaign._failure = 0, None
+    Campaign._examples, Campaign._failure, Campaign._last = 0, None, None
     chosen = settings(
         max_examples=examples + 1,
         stateful_step_count=steps,
@@ -642,6 +643,9 @@ def campaign(top: Path, servers: Servers, number: int, *, steps: int, examples: 
         failure = Campaign._failure or error
         failure.add_note(f'to do it again: make faults FAULTS_SEED={number} ARGS="-k test_campaign"')
         raise failure from None
+    finally:
+        if Campaign._last is not None:
+            Campaign._last.close()  # also where somebody interrupts us
 
 
 @pytest.mark.timeout(300)
