@@ -408,8 +408,7 @@ class Rsync(Transport):
     def _verify(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         proof = self.proof
         for part in self._together(units):
-            sources = next((one for one in reversed(self._held) if one.holds(part)), None)
-            for unit, error in self._compare(part, self._staged_in(part), proof, sources):
+            for unit, error in self._compare(part, self._staged_in(part), proof, self._holding(part)):
                 trouble = self._trouble.pop(unit.staged, None)
                 yield Outcome(unit, _why_not_staged(unit, trouble) if trouble and error else error)
         self._let_go()
@@ -418,6 +417,10 @@ class Rsync(Transport):
         """The units of each batch, no more than may be open at once."""
         for _, group in groupby(units, _batch):
             yield from batches(group, files=self._most_open)
+
+    def _holding(self, units: Sequence[Unit]) -> Sources | None:
+        """The sources of these as they were opened to be staged, where they are still held."""
+        return next((one for one in reversed(self._held) if one.holds(units)), None)
 
     def _let_go(self) -> None:
         with self.baton:
@@ -507,8 +510,10 @@ class Rsync(Transport):
             mark = Mark(self._ground.path, f"{place}/{last}")
         except OSError:  # more of what it needs than this user may have
             return {}
-        with mark, self._opened(units) as sources:
-            sources.hide(but=units)
+        with mark:
+            sources = self._opened(units)
+            with self.baton:
+                sources.hide(but=units)
             options = ("-r", "-m", "--no-inc-recursive", "-L", "-c", "--ignore-existing", *self._linking(place))
             command = self._command([*options, "--from0", "--files-from=-"], self._ground, self.target)
             names = f"{sources.name}/./", f"{mark.name}/./{place}/{last}"
@@ -518,8 +523,9 @@ class Rsync(Transport):
                     return {}
                 with self._explained():
                     run.wait_until(mark.fd, self._patience(size))
-                sources.hide()
-                mark.hide()
+                with self.baton:
+                    sources.hide()
+                    mark.hide()
                 run.go_on()
                 result = self._finish(run, size)
         named = [unit for unit in units if unit.final in result.items and result.items[unit.final].is_named]
@@ -532,14 +538,13 @@ class Rsync(Transport):
         return bool(above) and not above.keys() <= self._directories(list(above)).keys()
 
     def _opened(self, units: Sequence[Unit]) -> Sources:
-        """The sources of units as they were opened to be staged, or anew; whoever takes them lets go of them."""
-        sources = next((one for one in self._held if one.holds(units)), None)
-        if sources is None:
-            sources = self._sources()
-            with self.baton:
-                list(sources.open(units))  # what is wrong with one of them is told when it is verified
-        else:
-            self._held.remove(sources)
+        """The sources of units as they were opened to be staged, or anew."""
+        if (held := self._holding(units)) is not None:
+            return held
+        self._let_go()
+        self._held.append(sources := self._sources())
+        with self.baton:
+            list(sources.open(units))  # what is wrong with one of them is told when it is verified
         return sources
 
     def _publish(self, units: Sequence[Unit]) -> Iterator[Outcome]:

@@ -157,8 +157,8 @@ class Sources(Tree):
         return len(self._open)
 
     def holds(self, units: Sequence[Unit]) -> bool:
-        """Whether all of these are open."""
-        return all(unit.staged in self._open for unit in units)
+        """Whether all of these are open, and in the tree."""
+        return all(unit.staged in self._shown for unit in units)
 
     def hide(self, but: Iterable[Unit] = ()) -> None:
         """Have nobody who comes to the tree find any of them but these."""

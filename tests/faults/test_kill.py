@@ -170,7 +170,7 @@ def test_sftp(tmp_path: Path, sshd: Sshd, call: str, numbers: tuple[int, ...]) -
     kill_everywhere(tmp_path, call, numbers, server=sshd)
 
 
-RSYNC = sweep(("symlink", (4,)), ("pidfd_open", (3, 5)), ("renameat2", (3,)))
+RSYNC = sweep(("symlink", (4,)), ("unlink", (3,)), ("pidfd_open", (3, 5)), ("renameat2", (3,)))
 
 
 @pytest.mark.needs("sshd", "ssh", "ssh-keygen", "rsync", "setpriv")
