@@ -66,6 +66,7 @@ FLOORS = {
     "transports.rsync_run": 2.35,
     "transports.local": 2.4,
     "transports.rsync": 2.4,
+    "transports.rsync_ways": 2.5,
     "transports.sftp": 2.4,
     "transports.ftp": 2.4,
     "events": 1.2,

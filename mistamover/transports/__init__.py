@@ -13,8 +13,8 @@ GROUP = "mistamover.transports"
 _BUILT_IN = {
     "local": "mistamover.transports.local:Local",
     "sftp": "mistamover.transports.sftp:Sftp",
-    "rsync_ssh": "mistamover.transports.rsync:RsyncSsh",
-    "rsync_native": "mistamover.transports.rsync:RsyncNative",
+    "rsync_ssh": "mistamover.transports.rsync_ways:RsyncSsh",
+    "rsync_native": "mistamover.transports.rsync_ways:RsyncNative",
     "ftp": "mistamover.transports.ftp:Ftp",
     "ftps": "mistamover.transports.ftp:Ftps",
 }

@@ -1254,7 +1254,7 @@ SECRETS_STAY_SECRET = [
     Mutation(
         8,
         "gives rsync its password where all can see it",
-        "transports/rsync.py",
+        "transports/rsync_ways.py",
         'reach.append(f"--password-file={self._password_file()}")',
         'reach.append(f"--password-file={self._password_file()}");'
         ' reach.append("--log-file-format=" + Path(self._password_file()).read_text().strip())',
