@@ -78,6 +78,7 @@ def test_it_is_cut_for_good(wired: Rig, relay: Relay, fault: Fault) -> None:
     assert "refused" not in target["reason"]
     assert not wired.oracle.quarantined()
     relay.faults.clear()
+    wired.write()
     wired.run_clean()
 
 
