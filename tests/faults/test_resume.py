@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.relay import line_to
-from mistamover.transports.ranges import LONG, RANGE
+from mistamover.transports.ranges import LONG
 from tests.faults.oracle import Watcher
 from tests.faults.relay import Cut, Fault, Relay
 from tests.faults.rig import Rig, Run, finished
 from tests.faults.test_detectors import Change, planted
+from tests.faults.test_ranges import RANGE, SMALLER
 from tests.sshd import Sshd, wait_for
 
 pytestmark = pytest.mark.needs("sshd", "ssh", "ssh-keygen")
@@ -31,9 +32,14 @@ def wire(sshd: Sshd) -> Iterator[Relay]:
         yield wire
 
 
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return planted(tmp_path_factory.mktemp("smaller"), *SMALLER)
+
+
 @pytest.fixture
-def far(tmp_path: Path, sshd: Sshd, wire: Relay) -> Rig:
-    rig = Rig(tmp_path / "rig", sshd, port=wire.own_port)
+def far(tmp_path: Path, sshd: Sshd, wire: Relay, smaller: Path) -> Rig:
+    rig = Rig(tmp_path / "rig", sshd, port=wire.own_port, package=smaller)
     rig.write({"outgoing": {"lanes": 1, "stop_timeout": 0.3}, "sftp": {"stall_timeout": 5}})
     rig.oracle.put("a/big", secrets.token_bytes(BIG))
     return rig
@@ -41,7 +47,7 @@ def far(tmp_path: Path, sshd: Sshd, wire: Relay) -> Rig:
 
 def interrupted(far: Rig, wire: Relay, *, by_force: bool = True) -> Run:
     """A run that ends when much of the file has arrived."""
-    wire.rate = BIG / 3
+    wire.rate = BIG
     process = far.start()
     wait_for(lambda: wire.carried > MUCH, "much of it to be sent")
     process.kill() if by_force else process.terminate()
@@ -91,7 +97,7 @@ def test_on_a_short_line(tmp_path: Path, sshd: Sshd) -> None:
     """There the very large ones alone; here for all."""
     large = Change("transports/ranges.py", "RESUMED = 2**32", "RESUMED = RANGED")
     with Relay(sshd.port) as wire:
-        far = Rig(tmp_path / "rig", sshd, port=wire.own_port, package=planted(tmp_path, large))
+        far = Rig(tmp_path / "rig", sshd, port=wire.own_port, package=planted(tmp_path, *SMALLER, large))
         far.oracle.put("a/big", secrets.token_bytes(BIG))
         interrupted(far, wire)
         with Watcher(far.oracle):
