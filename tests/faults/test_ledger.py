@@ -91,7 +91,7 @@ def waits(process: subprocess.Popen[bytes], errors: Path) -> bool:
 
 
 @pytest.mark.needs("strace")
-@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+@pytest.mark.parametrize("error", ["EIO", pytest.param("ENOSPC", marks=pytest.mark.campaign)])
 @pytest.mark.parametrize("number", [1, 3, 4])
 def test_a_commit_fails(either: Rig, error: str, number: int) -> None:
     either.run_clean()
