@@ -37,8 +37,8 @@ RANGE = 2**23
 ON_THE_WAY = 2**22
 """Bytes over one connection that are not confirmed: two windows, so that one is always full."""
 
-_OPEN_OR_CREATE = (wire.READ | wire.WRITE | wire.CREATE).to_bytes(4, "big") + b"\0\0\0\x04"
-"""Flags of an OPEN that does not truncate, with attributes that give the permissions."""
+_EXISTING = wire.READ | wire.WRITE
+"""Flags of an OPEN that does not truncate."""
 _SWEPT = b"~"
 """What the names of an unfinished file that a sweep has spared end with."""
 _HERE = b"\1"
@@ -152,10 +152,10 @@ class RangedFile:
         else:
             self._remove(client)
         try:
-            self._handles = self._opened(client)
+            self._handles = self._opened(client, _EXISTING | wire.CREATE)
         except TargetDown:  # it may be one that cannot be opened again
             self._remove(client)
-            self._handles = self._opened(client)
+            self._handles = self._opened(client, _EXISTING | wire.CREATE)
         have = self._noted(client)
         numbers = range(-(-self._size // RANGE))
         self._waiting.extend(_Range(number, self._size) for number in numbers if number not in have)
@@ -165,13 +165,13 @@ class RangedFile:
         for path in self._part:
             client.post(Packet.REMOVE, string(path), wire.ignore)
 
-    def _opened(self, client: SftpClient) -> _Handles:
+    def _opened(self, client: SftpClient, flags: int) -> _Handles:
         replies: list[wire.Reply] = []
-        mode = (self._source.mode | 0o600).to_bytes(4, "big")
+        how = flags.to_bytes(4, "big") + b"\0\0\0\x04" + (self._source.mode | 0o600).to_bytes(4, "big")
         for path in self._part:
             client.post(
                 Packet.OPEN,
-                string(path) + _OPEN_OR_CREATE + mode,
+                string(path) + how,
                 lambda kind, body: replies.append(wire.Reply(kind, body)),
             )
         client.settle()
@@ -243,7 +243,7 @@ class RangedFile:
         mine: list[_Range] = []
         try:
             if self._waiting and (client := siblings.client(number)) is not None:
-                handles = self._opened(client)
+                handles = self._opened(client, _EXISTING)  # if it is gone, never a second file of its name
                 self._carry(client, handles, mine)
                 for handle in handles:
                     client.post(Packet.CLOSE, handle, wire.ignore)
