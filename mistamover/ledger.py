@@ -261,6 +261,17 @@ class View:
             ).fetchone()
         return row and os.fsdecode(row[0])
 
+    def waiting(self) -> list[tuple[int, str]]:
+        """Number and path of each unit that failed and waits for its next try."""
+        if not self._has_waiting:
+            return []
+        with self._explained():
+            rows = self._db.execute(
+                "SELECT id, path FROM delivery WHERE target = ? AND state <> 'removed' AND state = 'waiting'",
+                (self._target,),
+            ).fetchall()
+        return [(row[0], os.fsdecode(row[1])) for row in rows]
+
     def when_delivered(self, path: str) -> float | None:
         """When any version of this path was last delivered, or its source removed, in seconds since the epoch.
 
@@ -404,6 +415,13 @@ class Ledger(View):
         """Forget that a unit was set aside: it is as if newly found."""
         with self._transaction() as db:
             db.execute("DELETE FROM delivery WHERE id = ? AND state = ?", (record, State.QUARANTINED))
+
+    def stop_waiting(self, records: Iterable[int]) -> None:
+        """Forget failures of units that are gone."""
+        with self._transaction() as db:
+            db.executemany(
+                "DELETE FROM delivery WHERE id = ? AND state = ?", ((record, State.WAITING) for record in records)
+            )
 
     # -- manifests ---------------------------------------------------------------------------------------
 

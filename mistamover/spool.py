@@ -408,6 +408,18 @@ class Spool:
             return None
         return Identity.of(found) if stat.S_ISREG(found.st_mode) else None
 
+    def is_gone(self, path: str) -> bool:
+        """Whether there is nothing of that name, for sure."""
+        try:
+            parent, name = self._below.parent(path)
+            os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            self._below.forget()
+            return True
+        except OSError:
+            self._below.forget()
+        return False
+
     def gain(self, path: str) -> int:
         """Bytes that would be free without that file; 0 where it has other names, or is no regular one."""
         try:

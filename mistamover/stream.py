@@ -325,6 +325,7 @@ class Stream:
             if self._watch is not None:
                 self._watch.end()
             self._work_off(window, patient=patient, is_last=True)
+            self._forget_what_is_gone()
         self._prune()
 
     def _begin_to_watch(self) -> None:
@@ -844,6 +845,14 @@ class Stream:
         self._ledger.wait(unit, attempts, next_try, str(error), now)
         self.summary.note_next_try(next_try)
         self._tell(Event(Kind.WAITING, unit.path, f"{error}; next try {when(next_try)}", unit, error=error))
+
+    def _forget_what_is_gone(self) -> None:
+        """Have no unit wait for its next try that somebody has taken away."""
+        gone = {record: path for record, path in self._ledger.waiting() if self._spool.is_gone(path)}
+        if gone:
+            self._ledger.stop_waiting(gone)
+        for path in gone.values():
+            self._tell(Event(Kind.VANISHED, path, "it is gone, and waits for no other try"))
 
     def _set_aside(self, unit: Unit, record: int, reason: str, why: UnitError | None = None) -> None:
         try:

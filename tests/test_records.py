@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from mistamover.ledger import Ledger
+from mistamover.unit import Identity, Unit
 from tests.program import Local
 
 
@@ -145,3 +149,36 @@ def test_what_a_move_set_aside_waits_though_its_name_was_delivered_since(local: 
     assert local.once().code == 0
     assert listed(local) == ["a"]
     assert failed(local) == ["quarantined"]
+
+
+# -- what waits for its next try ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting(local: Local) -> Local:
+    """A stream with two units that failed, and whose next try is not due yet."""
+    with closing(Ledger(local.state / "x", f"local://{local.target}", "sha256")) as ledger:
+        for path in ("a/x", "a/y"):
+            unit = Unit(path, Identity.of(local.put(path).stat()))
+            ledger.wait(unit, 1, time.time() + 3600, "not now", time.time())
+    assert local.once().code == 1
+    assert failed(local) == ["waiting", "waiting"]
+    return local
+
+
+def test_a_unit_that_is_gone_waits_for_nothing(waiting: Local) -> None:
+    (waiting.spool / "a/x").unlink()
+    assert "vanished: a/x" in waiting.once().err
+    assert failed(waiting) == ["waiting"]
+    (waiting.spool / "a/y").unlink()
+    (waiting.spool / "a").rmdir()
+    assert waiting.once().code == 0
+    assert failed(waiting) == []
+
+
+def test_a_unit_that_only_cannot_be_found_goes_on_waiting(waiting: Local) -> None:
+    """Its attempts count on when it comes to light again."""
+    (waiting.spool / "a").rename(waiting.top / "elsewhere")
+    (waiting.spool / "a").symlink_to(waiting.top / "elsewhere")
+    assert waiting.once().code == 0
+    assert failed(waiting) == ["waiting", "waiting"]
