@@ -332,6 +332,7 @@ class Worker:
             found_bytes=total.delivered_bytes + summary.found_bytes,
             delivered_bytes=total.delivered_bytes + summary.delivered_bytes,
             seconds=total.seconds + (summary.seconds if summary.counts[Kind.DELIVERED] else 0.0),
+            settling=total.settling + (summary.settling if summary.counts[Kind.DELIVERED] else 0.0),
         )
 
     def _tell_pass(self, summary: Summary, *, patient: bool) -> None:
@@ -499,9 +500,9 @@ class Worker:
             return ""
         verb = "mirrored" if self._is_mirror else "moved"
         worked = summary.seconds - summary.settling
-        span = duration(summary.seconds)
         rate = f" ({size(amount / max(worked, 0.001))}/s)" if amount else ""
-        return f"{verb} {files(count, self._unit)}, {size(amount)} in {span}{rate}, {_proven(summary, count)}"
+        span = f"{duration(worked)}{rate}"
+        return f"{verb} {files(count, self._unit)}, {size(amount)} in {span}, {_proven(summary, count)}"
 
     def progress(self) -> Progress | None:
         """How far the pass that is under way has come; None where none is. For other threads."""

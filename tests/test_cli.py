@@ -253,6 +253,14 @@ def test_a_refused_unit_is_1_and_says_where_to_look(local: Local) -> None:
     assert (local.target / "a").read_bytes() == b"theirs"
 
 
+def test_what_the_record_does_not_know_is_not_looked_for_there(local: Local) -> None:
+    local.ini.write_text(local.ini.read_text().replace("settle_time", "transfer_unit = directory\nsettle_time"))
+    local.put("a")
+    result = local.once()
+    assert (result.code, result.out) == (1, "1 waiting\n")
+    assert "a: is a file, and units are directories" in result.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "finding"),
     [

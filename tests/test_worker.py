@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,6 +108,16 @@ def test_once_is_one_patient_pass(local: Local) -> None:
     with made(local) as it:
         assert it.run(once=True).exit is Exit.DONE
     assert local.names(local.target) == {"a"}
+
+
+def test_the_rate_is_that_of_the_time_that_is_told(local: Local) -> None:
+    """It is the time for which it worked: waiting for units to settle is told by a line of its own."""
+    with made(local) as it:
+        moved = Summary(Counter({Kind.DELIVERED: 2}), delivered_bytes=2**21, seconds=7.0, settling=5.0)
+        assert it.outcome(moved).startswith("moved 2 files, 2 MiB in 2 s (1 MiB/s)")
+        it.total = moved
+        twice = it._added(moved)
+    assert (twice.seconds, twice.settling) == (14.0, 10.0)
 
 
 def test_units_in_quarantine_stay_counted(local: Local) -> None:

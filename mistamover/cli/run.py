@@ -172,8 +172,7 @@ def _skipped(worker: Worker) -> str:
 def _where_to_look(worker: Worker) -> str:
     from mistamover.events import Kind
 
-    counts = worker.total.counts
     path = shell_word(worker.settings.path)
-    if counts[Kind.WAITING]:
+    if worker.total.next_try:
         return f": mistamover history {path} --failed"
-    return f": mistamover quarantine list {path}" if counts[Kind.QUARANTINED] else ""
+    return f": mistamover quarantine list {path}" if worker.total.counts[Kind.QUARANTINED] else ""
