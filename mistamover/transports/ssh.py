@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from mistamover.errors import MistamoverError, TargetDown, TargetRefused
-from mistamover.options import Settings, SshLogIn
+from mistamover.options import PasswordLogIn, Settings, SshLogIn
 from mistamover.processes import guarded, surroundings
 
 if TYPE_CHECKING:
@@ -522,11 +522,13 @@ def refused_login(settings: Settings) -> str:
     user = f"{log_in.username}@" if log_in.username else ""
     key = f"-i {shlex.quote(str(log_in.key_file))} " if log_in.key_file else ""
     port = f"-p {log_in.port} " if log_in.port else ""
-    section = settings.outgoing.transfer_protocol
     host = settings.outgoing.target_host
+    section = settings.outgoing.transfer_protocol
+    has_password = isinstance(log_in, PasswordLogIn) and log_in.password
+    options = "username, password and key_file" if has_password else "username and key_file"
     return (
-        f"{host}: log-in refused; check [{section}] username and key_file, and that the key is in the account's "
-        f"authorized_keys: ssh {port}{key}{user}{host}"
+        f"{host}: log-in refused; check [{section}] {options}, and that the key asks for no passphrase and is in the "
+        f"account's authorized_keys: ssh {port}{key}{user}{host}"
     )
 
 
