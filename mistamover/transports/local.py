@@ -54,16 +54,19 @@ class Local(Transport):
             if self.settings.outgoing.create_target:
                 os.makedirs(self.target, exist_ok=True)
             self._root = os.open(self.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            self._final = fs.Below(self._root)
-            place = (f"{self.target}/{OWN_NAME}", self.staging)
-            self.made = [path for path in place if not os.path.lexists(path)]
-            self._staging = fs.open_directory(self._root, f"{OWN_NAME}/{self.settings.name}", create=True)
         except FileNotFoundError as error:
             raise TargetRefused(
                 f"{self.target}: no such directory; mount or make it, or set [outgoing] create_target = yes"
             ) from error
         except OSError as error:
-            raise TargetRefused(f"{error.filename or self.target}: {error.strerror}") from error
+            raise TargetRefused(f"{self.target}: {error.strerror}; look at [outgoing] target_dir") from error
+        self._final = fs.Below(self._root)
+        place = (f"{self.target}/{OWN_NAME}", self.staging)
+        self.made = [path for path in place if not os.path.lexists(path)]
+        try:
+            self._staging = fs.open_directory(self._root, f"{OWN_NAME}/{self.settings.name}", create=True)
+        except OSError as error:
+            raise TargetRefused(_no_staging(self.staging, error)) from error
         return self
 
     def close(self) -> None:
@@ -466,6 +469,17 @@ class _far_side:  # noqa: N801 - reads as the statement it is
     def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, OSError):
             raise _explain(error) from error
+
+
+_REMEDIES = {
+    errno.EACCES: "; give this user the right to write in the target directory",
+    errno.ENOTDIR: "; move away what stands in its place",
+    errno.ENOSPC: "; make room there",
+}
+
+
+def _no_staging(place: str, error: OSError) -> str:
+    return f"{place}: cannot be used: {error.strerror}{_REMEDIES.get(error.errno or 0, '')}"
 
 
 def _explain(error: OSError) -> MistamoverError:
