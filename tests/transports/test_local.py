@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes  # noqa: F401 - who has given up his rights may find no modules any more
 import errno
 import os
 import pwd
