@@ -200,7 +200,7 @@ class View:
         try:
             yield
         except sqlite3.Error as error:
-            raise LedgerError(f"{self.path}: {error}; nothing is moved without a record") from error
+            raise LedgerError(f"{self.path}: {error}; nothing is moved without a record{_remedy(error)}") from error
 
     def record(self, path: str) -> Record | None:
         """What was last known of this path, unless it was moved away for good."""
@@ -330,10 +330,11 @@ class Ledger(View):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # SQLite ends it itself where the disk is full or fails
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     def index_paths(self) -> None:
         """Have what was moved away found by its path: for the few streams that ask for that."""
@@ -548,6 +549,18 @@ class Ledger(View):
         return cursor.lastrowid
 
 
+_REMEDIES = {
+    "SQLITE_FULL": "; make room there",
+    "SQLITE_NOTADB": "; put a copy of it back, or move it away and begin a new one",
+    "SQLITE_CORRUPT": "; put a copy of it back, or move it away and begin a new one",
+}
+
+
+def _remedy(error: sqlite3.Error) -> str:
+    """What to do about it; errors of the module itself have no name."""
+    return _REMEDIES.get(getattr(error, "sqlite_errorname", ""), "")
+
+
 def _storable(text: str) -> str:
     """Text that SQLite takes: lone surrogates, which stand for bytes that are no UTF-8, are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
@@ -652,7 +665,7 @@ def entries(
         finally:
             db.close()
     except sqlite3.Error as error:
-        raise LedgerError(f"{path}: cannot be read: {error}") from error
+        raise LedgerError(f"{path}: cannot be read: {error}{_remedy(error)}") from error
 
 
 def contents(path: Path, record: int) -> list[Content]:
@@ -668,4 +681,4 @@ def contents(path: Path, record: int) -> list[Content]:
         finally:
             db.close()
     except sqlite3.Error as error:
-        raise LedgerError(f"{path}: cannot be read: {error}") from error
+        raise LedgerError(f"{path}: cannot be read: {error}{_remedy(error)}") from error

@@ -21,6 +21,7 @@ from mistamover import config
 from mistamover.errors import Held, LedgerError
 from mistamover.ledger import _SCHEMA, VERSION, Asked, Entry, Ledger, Stage, View, contents, entries
 from mistamover.stream import Stream
+from mistamover.testing.rig import small_disk
 from mistamover.unit import Content, Identity, State, Unit
 
 TARGET = "sftp://user@host/data"
@@ -257,6 +258,19 @@ def test_a_full_disk_is_said_and_goes_by(ledger: Ledger) -> None:
     ledger._db.execute("PRAGMA max_page_count = 100000")
     ledger.deliver([unit("after")], NOW)
     assert {entry.path for entry in rows(ledger)} == {"before", "after"}
+
+
+@pytest.mark.needs("root", "mount", "umount")
+def test_a_file_system_that_is_full_is_said_with_what_to_do(directory: Path) -> None:
+    """Where SQLite itself has ended the transaction, there is nothing to be rolled back."""
+    directory.mkdir(parents=True)
+    many = [unit(f"{number}/{'x' * 200}") for number in range(20_000)]
+    with small_disk(directory, "size=1m"), closing(Ledger(directory, TARGET, "sha256")) as ledger:
+        ledger.deliver([unit("before")], NOW)
+        for _ in range(2):
+            with pytest.raises(LedgerError, match=r"full; .*; make room there"):
+                ledger.deliver(many, NOW)
+        assert [entry.path for entry in rows(ledger)] == ["before"]
 
 
 # -- handshakes ----------------------------------------------------------------------------------------

@@ -527,8 +527,8 @@ def refused_login(settings: Settings) -> str:
     has_password = isinstance(log_in, PasswordLogIn) and log_in.password
     options = "username, password and key_file" if has_password else "username and key_file"
     return (
-        f"{host}: log-in refused; check [{section}] {options}, and that the key asks for no passphrase and is in the "
-        f"account's authorized_keys: ssh {port}{key}{user}{host}"
+        f"{host}: log-in refused; check [{section}] {options}, and that the key asks for no passphrase and is in "
+        f"the account's authorized_keys: ssh {port}{key}{user}{host}"
     )
 
 
