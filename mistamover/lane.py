@@ -28,6 +28,7 @@ from mistamover.errors import (
     TargetRefused,
     UnitError,
 )
+from mistamover.lines import shown, size
 from mistamover.options import Settings
 from mistamover.packages import readable
 from mistamover.transports import transport_class
@@ -43,7 +44,6 @@ LOOK_EVERY = 1.0
 """Seconds for which a target without a stop file is taken to be so: a look costs a round trip, or a program."""
 ASKING_TAKES = 20
 """Times as long as the target needed to tell its room that it is not asked again."""
-NO_ROOM = "the target is full: it has no room for what waits; make room there"
 
 
 class Answer(NamedTuple):
@@ -312,7 +312,7 @@ def carry(settings: Settings, batch: Sequence[Unit], how: Deliver) -> Carried:
                 return Carried([], is_stopped=True)
             crew.ask(transport)
             fits, others = crew.admit(lane, batch)
-            refused = (Outcome(unit, NoRoom(NO_ROOM)) for unit in others)
+            refused = (Outcome(unit, _no_room(unit)) for unit in others)
             for outcome in chain(refused, how(transport, fits, lane)):
                 outcomes.append(outcome)  # noqa: PERF402 - those before an error are kept
         except (TargetDown, TargetRefused) as error:
@@ -322,6 +322,10 @@ def carry(settings: Settings, batch: Sequence[Unit], how: Deliver) -> Carried:
             disconnect(lane)
             raise
         return Carried(outcomes)
+
+
+def _no_room(unit: Unit) -> NoRoom:
+    return NoRoom(f"the target is full: no room for {shown(unit.path)} of {size(unit.size)}; make room there")
 
 
 def converse(settings: Settings, talk: Talk) -> Heard:

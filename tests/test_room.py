@@ -238,7 +238,7 @@ def test_a_full_target_is_waited_for(tmp_path: Path, sshd: Sshd) -> None:
                 installed.put("a", name, secrets.token_bytes(40_000))
             installed.start()
             until(lambda: installed.stream("a")["state"] == "waiting for target")
-            assert "the target is full" in installed.stream("a")["why"]
+            assert "the target is full: no room for dir/" in installed.stream("a")["why"]
             # What comes meanwhile and fits need not wait for the others.
             installed.put("a", "small", b"small")
             until(lambda: (target / "small").exists())
