@@ -388,6 +388,8 @@ class Worker:
     def _wait(self, stream: Stream, watch: Watch, summary: Summary, began: float) -> None:
         """Wait for the next pass, after one that began at ``began`` (monotonic clock)."""
         seconds = self._time_to_next(summary)
+        if summary.error is not None and self._failures == 1:
+            self.log.tell(INFO, f"tries again in {duration(seconds)}, and then ever less often")
         if time.monotonic() - self._last_work + seconds >= REST_AFTER:
             stream.rest()
         is_held_up = summary.error is not None or summary.is_paused

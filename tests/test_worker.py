@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections import Counter
@@ -197,6 +198,22 @@ def test_the_wait_starts_anew_after_a_good_pass(local: Local) -> None:
             it._time_to_next(Summary(error=TargetDown("down")))
         assert it._time_to_next(Summary()) == 0.05
         assert it._time_to_next(Summary(error=TargetDown("down"))) <= 0.05
+
+
+def test_a_target_that_is_away_is_said_to_be_tried_again(local: Local, capsys: pytest.CaptureFixture[str]) -> None:
+    local.put("a")
+    local.target.rename(local.top / "elsewhere")
+    said = ""
+
+    def is_said() -> bool:
+        nonlocal said
+        said += capsys.readouterr().err
+        return "tries again in " in said
+
+    with polling(local):
+        wait_for(is_said, "the time of the next try")
+        (local.top / "elsewhere").rename(local.target)
+    assert re.search(r"no such directory.*\n.*INFO.*tries again in \S+ (s|min), and then ever less often\n", said)
 
 
 def test_a_pause_at_the_target_is_looked_at_seldom_and_one_here_often(local: Local) -> None:
