@@ -19,7 +19,10 @@ from typing import Any
 import pytest
 
 import mistamover
+from mistamover import config
+from mistamover.cli.check import _spool as look_at_spool
 from mistamover.errors import Exit
+from mistamover.transports.contract import Level
 from tests.program import DEADLINE, Local, command, ended, environment, tree
 from tests.sshd import Sshd, wait_for
 
@@ -686,6 +689,25 @@ def test_check_connects(local: Local) -> None:
     assert result.code == 0
     assert "ok    proof: readback" in result.lines
     assert f"ok    {local.target} is writable" in result.lines
+
+
+@pytest.mark.parametrize(("verify", "said"), [("none", "sent and not verified"), ("size", "its size alone")])
+def test_what_is_not_verified_is_warned_of(local: Local, verify: str, said: str) -> None:
+    local.configure(f"verify = {verify}")
+    result = local.run("check", "--connect", local.ini)
+    assert result.code == Exit.DONE
+    assert said in result.out
+    assert f"\nwarn  proof: {verify}: nobody looks at the bytes" in result.out
+
+
+def test_a_spool_that_keeps_what_others_own_is_warned_of(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config.load(local.ini, environ={})
+    local.spool.chmod(0o1777)
+    assert look_at_spool(settings).level is Level.OK
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 12345)
+    assert look_at_spool(settings).level is Level.WARN
+    local.spool.chmod(0o777)
+    assert look_at_spool(settings).level is Level.OK
 
 
 def test_check_finds_a_missing_target_and_does_not_make_it(local: Local) -> None:

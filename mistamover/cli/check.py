@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,8 +16,8 @@ from mistamover.cli.help import Command
 from mistamover.errors import ConfigError, Exit, MistamoverError
 
 if TYPE_CHECKING:
-    from mistamover.options import Settings
-    from mistamover.transports.contract import Finding
+    from mistamover.options import Outgoing, Settings
+    from mistamover.transports.contract import Finding, Proof
 
 
 @click.command(cls=Command, short_help="Look for faults in a stream's configuration, and at its target.")
@@ -96,7 +97,6 @@ _VERIFY = {
     "digest": "a digest made at the target",
     "readback": "reading it back",
     "size": "its size alone, which proves no content",
-    "none": "nothing: it is not verified",
 }
 
 
@@ -115,8 +115,7 @@ def describe(settings: Settings) -> str:
     text = (
         f"stream {settings.name} {'mirrors' if is_mirror else 'moves'} {source.directory} to "
         f"{target_name(settings)}, {source.order} first, once a {source.transfer_unit} has not changed for "
-        f"{source.settle_time:g} s. Each {_PACKAGED[outgoing.package]}is proven at the target by "
-        f"{_VERIFY[outgoing.verify]} ({outgoing.checksum}), then published"
+        f"{source.settle_time:g} s. Each {_PACKAGED[outgoing.package]}is {_verified(outgoing)}, then published"
         f"{'' if is_mirror else ', then removed from the spool'}. {_existing(settings)}"
     )
     if outgoing.target_uses_arrival_monitor:
@@ -124,6 +123,12 @@ def describe(settings: Settings) -> str:
     if settings.incoming.require_arrival_monitor:
         text += f" It also {_receiving(settings)}."
     return safe(text)
+
+
+def _verified(outgoing: Outgoing) -> str:
+    if outgoing.verify == "none":
+        return "sent and not verified"
+    return f"proven at the target by {_VERIFY[outgoing.verify]} ({outgoing.checksum})"
 
 
 def _receiving(settings: Settings) -> str:
@@ -176,7 +181,15 @@ def _spool(settings: Settings) -> Finding:
     if not os.access(directory, os.W_OK):
         remedy = "run as its owner, or set transfer_mode = mirror"
         return Finding(Level.FAIL, f"{what}: no permission to move files out of it", remedy)
+    if _keeps_what_others_own(directory.stat()):
+        remedy = "let this user own it, or take the sticky bit away: chmod -t"
+        return Finding(Level.WARN, f"{what} can be written, but nobody can move files of others out of it", remedy)
     return Finding(Level.OK, f"{what} can be read and written")
+
+
+def _keeps_what_others_own(found: os.stat_result) -> bool:
+    """Whether a directory has the sticky bit, and is neither ours nor are we root (rename(2), EPERM)."""
+    return bool(found.st_mode & stat.S_ISVTX) and os.geteuid() not in (0, found.st_uid)
 
 
 def _arrivals(settings: Settings) -> Iterator[Finding]:
@@ -242,7 +255,7 @@ def look_there(settings: Settings) -> Iterator[Finding]:
         try:
             opened.open()
             yield from opened.examine()
-            yield Finding(Level.OK, f"proof: {opened.proof.value}")
+            yield _proof(opened.proof)
             if is_whole(settings) and not opened.capabilities.directories:
                 what = "directories get their files one by one here; NAME.done beside each says that it is complete"
                 yield Finding(Level.WARN, what, "have readers wait for that, or set package = tar")
@@ -254,3 +267,12 @@ def look_there(settings: Settings) -> Iterator[Finding]:
         finally:
             with suppress(MistamoverError):
                 opened.remove_made()
+
+
+def _proof(proof: Proof) -> Finding:
+    from mistamover.transports.contract import Finding, Level, Proof
+
+    if proof in (Proof.DIGEST, Proof.READBACK):
+        return Finding(Level.OK, f"proof: {proof.value}")
+    remedy = "set [outgoing] verify = auto, unless that is what you want"
+    return Finding(Level.WARN, f"proof: {proof.value}: nobody looks at the bytes that arrived", remedy)
