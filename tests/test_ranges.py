@@ -8,9 +8,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mistamover.testing.rig import Rig, errors, noise
+from mistamover.errors import NotTaken
+from mistamover.testing.rig import STREAM, Rig, deliver, errors, failed, noise, tree
 from mistamover.transports import ranges
+from mistamover.transports.ranges import Siblings
 from mistamover.transports.sftp_client import SftpClient
+from mistamover.unit import OWN_NAME
 from tests.sshd import Sshd, is_gone
 from tests.transports.sftp_contract import options
 
@@ -63,6 +66,45 @@ def test_the_other_connections_are_kept_for_the_next_file(
         assert over[0] == over[1]
     finally:
         rig.close()
+
+
+@pytest.mark.parametrize("verify", ["size", "none"])
+def test_no_connection_makes_a_file_anew_that_is_gone(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verify: str
+) -> None:
+    """The first one would go on with what has no name any more, and half of it would be published."""
+    client = Siblings.client
+    write = SftpClient.write_now
+    is_gone_now = threading.Event()
+
+    def joins_late(siblings: Siblings, number: int) -> SftpClient | None:
+        found = client(siblings, number)
+        for path in unfinished(rig):
+            path.unlink()
+        is_gone_now.set()
+        return found
+
+    def writes_later(client: SftpClient, packet: bytes, data: memoryview) -> None:
+        assert is_gone_now.wait(30)
+        write(client, packet, data)
+
+    monkeypatch.setattr(ranges, "LONG", 0.0)
+    monkeypatch.setattr(Siblings, "client", joins_late)
+    monkeypatch.setattr(SftpClient, "write_now", writes_later)
+    (tmp_path / "rig").mkdir()
+    rig = Rig(tmp_path / "rig", options(sshd, "openssh"))
+    rig.put("big", noise(ranges.RANGED))
+    transport = rig.open(lanes="2", verify=verify)
+    try:
+        assert failed(deliver(transport, rig.units(transport))) == {"big": NotTaken}
+        assert tree(rig.target) == {}
+    finally:
+        rig.close()
+
+
+def unfinished(rig: Rig) -> list[Path]:
+    """What is there of a large file that is not whole, and its notes."""
+    return [path for path in (rig.target / OWN_NAME / STREAM).iterdir() if "-" in path.name]
 
 
 def sessions() -> set[int]:
