@@ -12,6 +12,7 @@ write what it was asked to: those are bytes of the same version, or a note that 
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -39,6 +40,7 @@ ON_THE_WAY = 2**22
 
 _EXISTING = wire.READ | wire.WRITE
 """Flags of an OPEN that does not truncate."""
+_NEW = wire.READ | wire.WRITE_EXCLUSIVE
 _SWEPT = b"~"
 """What the names of an unfinished file that a sweep has spared end with."""
 _HERE = b"\1"
@@ -144,22 +146,28 @@ class RangedFile:
     def open(self, client: SftpClient, *, resume: bool) -> bytes:
         """Open what an earlier try of this version has left, if that is to be used; gives the handle of the file.
 
+        Else it is begun anew. What has its name then is removed, and never written into: it may be a link.
         Raises ``TargetDown`` where it can neither be opened nor begun anew.
         """
-        if resume:
-            for path in self._part:
-                client.write(client.renaming(path + _SWEPT, path, wire.ignore))
-        else:
-            self._remove(client)
+        flags = _EXISTING if resume and self._is_left(client) else _NEW
         try:
-            self._handles = self._opened(client, _EXISTING | wire.CREATE)
-        except TargetDown:  # it may be one that cannot be opened again
+            self._handles = self._opened(client, flags)
+        except TargetDown:  # something is in the way, or it is one that cannot be opened again
             self._remove(client)
-            self._handles = self._opened(client, _EXISTING | wire.CREATE)
+            self._handles = self._opened(client, _NEW)
         have = self._noted(client)
         numbers = range(-(-self._size // RANGE))
         self._waiting.extend(_Range(number, self._size) for number in numbers if number not in have)
         return self._handles.file
+
+    def _is_left(self, client: SftpClient) -> bool:
+        """Whether both the file and its notes are there, and are files."""
+        found: list[bool] = []
+        for path in self._part:
+            client.write(client.renaming(path + _SWEPT, path, wire.ignore))
+            client.post(Packet.LSTAT, string(path), lambda kind, body: found.append(_is_file(kind, body)))
+        client.settle()
+        return all(found)
 
     def _remove(self, client: SftpClient) -> None:
         for path in self._part:
@@ -307,3 +315,9 @@ class RangedFile:
                 client.write(client.packet(Packet.WRITE, note, wire.ignore))
 
         return then
+
+
+def _is_file(kind: int, body: bytes) -> bool:
+    """Whether an answer to LSTAT says that a regular file is there."""
+    mode = wire.attributes(body)[0].mode if kind == Packet.ATTRS else None
+    return mode is not None and stat.S_ISREG(mode)

@@ -333,6 +333,14 @@ NOBODY_READS_HALF_A_FILE = [
         "{unit.path!r} {RANGE}",
         "tests/faults/test_resume.py::test_another_version_has_nothing_of_the_first",
     ),
+    Mutation(
+        2,
+        "has a further connection make a large file anew that is gone",
+        "transports/ranges.py",
+        "self._opened(client, _EXISTING)",
+        "self._opened(client, _EXISTING | wire.CREATE)",
+        "tests/test_ranges.py::test_no_connection_makes_a_file_anew_that_is_gone",
+    ),
 ]
 
 NOTHING_IS_OVERWRITTEN = [
@@ -1287,6 +1295,14 @@ SECRETS_STAY_SECRET = [
 ]
 
 NOTHING_OUTSIDE_THE_ROOTS = [
+    Mutation(
+        9,
+        "writes through a link in the place of an unfinished large file",
+        "transports/ranges.py",
+        "_EXISTING if resume and self._is_left(client) else _NEW",
+        "_EXISTING | wire.CREATE",
+        "tests/faults/test_resume.py::test_a_link_in_its_place_is_not_followed",
+    ),
     Mutation(
         9,
         "follows links to directories",

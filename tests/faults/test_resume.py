@@ -146,3 +146,20 @@ def test_what_nobody_needs_any_more_is_gone_after_two_passes(far: Rig, wire: Rel
         assert far.run().code == 0
     far.oracle.check_delivered()
     assert list(far.staging.iterdir()) == []
+
+
+@pytest.mark.parametrize("which", ["part", "notes"])
+@pytest.mark.parametrize("is_there", [True, False], ids=["to a file", "to nothing"])
+def test_a_link_in_its_place_is_not_followed(far: Rig, wire: Relay, which: str, is_there: bool) -> None:
+    interrupted(far, wire)
+    outside = far.base / "outside"
+    if is_there:
+        outside.write_bytes(b"of somebody")
+    [left] = [path for path in far.staging.iterdir() if f"{which}-" in path.name]
+    left.unlink()
+    left.symlink_to(outside)
+    with Watcher(far.oracle):
+        far.run_clean()
+    assert outside.exists() == is_there
+    assert not is_there or outside.read_bytes() == b"of somebody"
+    assert list(far.staging.iterdir()) == []
