@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
-from mistamover.errors import NotTaken
-from mistamover.testing.rig import STREAM, Rig, deliver, errors, failed, noise, tree
+from mistamover.errors import NotTaken, SourceMoved, TargetDown
+from mistamover.testing.rig import STREAM, Rig, Tick, deliver, errors, failed, noise, tree
 from mistamover.transports import ranges
+from mistamover.transports.contract import Transport
 from mistamover.transports.ranges import Siblings
 from mistamover.transports.sftp_client import SftpClient
-from mistamover.unit import OWN_NAME
+from mistamover.unit import OWN_NAME, named
 from tests.sshd import Sshd, is_gone
 from tests.transports.sftp_contract import options
 
@@ -100,6 +102,84 @@ def test_no_connection_makes_a_file_anew_that_is_gone(
         assert tree(rig.target) == {}
     finally:
         rig.close()
+
+
+@pytest.mark.parametrize("verify", ["size", "none"])
+def test_where_no_bytes_are_compared_no_two_tries_write_one_file(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verify: str
+) -> None:
+    """What an earlier session was asked for may be done late: just before a further connection joins in."""
+    client = Siblings.client
+    write = SftpClient.write_now
+    has_come = threading.Event()
+
+    def joins_late(siblings: Siblings, number: int) -> SftpClient | None:
+        found = client(siblings, number)
+        has_come.set()
+        with pytest.raises(TargetDown):
+            list(earlier.send(named(units, f"{earlier.tag}5eed", 1)))
+        return found
+
+    def writes_later(client: SftpClient, packet: bytes, data: memoryview) -> None:
+        assert has_come.wait(30)
+        write(client, packet, data)
+
+    monkeypatch.setattr(ranges, "LONG", 0.0)
+    monkeypatch.setattr(Siblings, "client", joins_late)
+    monkeypatch.setattr(SftpClient, "write_now", writes_later)
+    (tmp_path / "rig").mkdir()
+    rig = Rig(tmp_path / "rig", options(sshd, "openssh"))
+    rig.put("big", noise(ranges.RANGED))
+    earlier = rig.open(break_off, lanes="1", verify=verify)
+    transport = rig.open(lanes="2", verify=verify)
+    units = rig.units(transport)
+    try:
+        assert failed(deliver(transport, units)) == {}
+        assert tree(rig.target) == tree(rig.spool)
+    finally:
+        rig.close()
+
+
+def break_off(_size: int) -> None:
+    raise TargetDown("it ends here")
+
+
+def test_two_processes_never_write_one_file(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that mirror one spool, for two users: each has its own state directory, so that neither waits."""
+    may_go_on = threading.Event()
+    is_on_its_way = threading.Event()
+
+    def tick(_size: int) -> None:
+        is_on_its_way.set()
+        assert may_go_on.wait(30)
+
+    monkeypatch.setattr(ranges, "LONG", 0.0)
+    (tmp_path / "rig").mkdir()
+    rig = Rig(tmp_path / "rig", options(sshd, "openssh"))
+    before = noise(ranges.RANGED)
+    source = rig.put("big", before)
+    slow, fast = of_user(rig, "one", tick), of_user(rig, "other")
+    units = rig.units(slow)
+    with ThreadPoolExecutor(1) as executor:
+        sent = executor.submit(lambda: list(slow.send(units)))
+        try:
+            assert is_on_its_way.wait(30)
+            assert failed(deliver(fast, named(units, f"{fast.tag}5eed", 1))) == {}
+            with source.open("r+b") as file:
+                file.write(noise(ranges.RANGED, "later"))
+        finally:
+            may_go_on.set()
+        assert errors(sent.result()) == {"big": SourceMoved}
+    assert tree(rig.target) == {"big": before}
+    rig.close()
+
+
+def of_user(rig: Rig, user: str, tick: Tick = lambda _: None) -> Transport:
+    """The transport of a stream that a user runs."""
+    transport = rig.transport(tick, lanes="1")
+    state = transport.settings.global_.model_copy(update={"state_dir": rig.base / user})
+    transport.settings = transport.settings.model_copy(update={"global_": state})
+    return transport.open()
 
 
 def unfinished(rig: Rig) -> list[Path]:

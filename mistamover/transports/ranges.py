@@ -54,9 +54,12 @@ class Part(NamedTuple):
     file: bytes
 
     @classmethod
-    def of(cls, unit: Unit, begin: bytes) -> Self:
-        """Of this very version of the unit; ``begin`` is the staging directory and the stream's tag."""
-        version = sha256(f"{unit.path!r} {unit.identity!r} {RANGE}".encode()).hexdigest()[:32].encode()
+    def of(cls, unit: Unit, begin: bytes, whose: str) -> Self:
+        """Of this very version of the unit; ``begin`` is the staging directory and the stream's tag.
+
+        Only tries that say the same of ``whose`` it is write into one file, and one of them at a time.
+        """
+        version = sha256(f"{unit.path!r} {unit.identity!r} {RANGE} {whose!r}".encode()).hexdigest()[:32].encode()
         return cls(begin + b"notes-" + version, begin + b"part-" + version)
 
     @classmethod

@@ -400,10 +400,14 @@ class Sftp(Transport):
     def _write_ranges(self, upload: _Upload) -> None:
         """Bring what is missing of it; it gets its staged name when it is whole."""
         client, unit = self._client, upload.unit
-        ranged = ranges.RangedFile(upload.source, ranges.Part.of(unit, self._begin), self.tick)
+        # What a power cut there took from under its notes is found by its bytes alone.
+        resumes = self.proof in (Proof.DIGEST, Proof.READBACK)
+        # One process at a time has a stream's state directory: another's would go on writing what ours published.
+        whose = str(self.settings.global_.state_dir) if resumes else unit.staged
+        part = ranges.Part.of(unit, self._begin, whose)
+        ranged = ranges.RangedFile(upload.source, part, self.tick)
         try:
-            # What a power cut there took from under its notes is found by its bytes alone.
-            upload.handle = ranged.open(client, resume=self.proof in (Proof.DIGEST, Proof.READBACK))
+            upload.handle = ranged.open(client, resume=resumes)
         except TargetDown as error:
             self._not_opened(upload, error)
             return
@@ -412,7 +416,7 @@ class Sftp(Transport):
             upload.sent = upload.source.finish()
         except UnitError as error:
             upload.error = error
-            ranged.leave(client, upload.closed, resumable=isinstance(error, Parked))
+            ranged.leave(client, upload.closed, resumable=resumes and isinstance(error, Parked))
             return
         self._allow_for(upload)
         client.write(*self._finishing(upload, upload.answered))
