@@ -311,6 +311,20 @@ class SendingContract:
         assert rig.all_staged() == set()
         assert seen <= {"ENOENT", hashlib.sha256(b"line\n" * 199).hexdigest()}
 
+    @pytest.mark.parametrize("aim", ["file", "directory", "nothing"])
+    def test_no_draft_leads_out_of_the_target(self, rig: Rig, aim: str) -> None:
+        """Links stand in the staging directory under all names that could be known beforehand."""
+        write(rig.outside / "file", b"of somebody")
+        (rig.outside / "directory").mkdir()
+        before = tree(rig.outside)
+        transport = rig.open()
+        for name in ("note", "note0", "check"):
+            (rig.target / OWN_NAME / STREAM / f"{transport.tag}{name}").symlink_to(rig.outside / aim)
+        assert transport.put_notes({".note": b"note"}) == {}
+        assert Level.FAIL not in {found.level for found in transport.examine()}
+        assert tree(rig.outside) == before
+        assert tree(rig.target) == {".note": b"note"}
+
     def test_a_large_note_is_put_whole(self, rig: Rig) -> None:
         transport = rig.open()
         notes = {"LARGE": noise(BIG), "EMPTY": b""}

@@ -288,9 +288,12 @@ def stream_tag(settings: Settings) -> str:
     return sha256(origin.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
-def note_name(transport: Transport, number: int) -> str:
-    """The name under which a note is written before it gets its own: never that of a staged unit."""
-    return f"{transport.tag}note{number}"
+def draft_name(transport: Transport, what: str) -> str:
+    """The name under which what is no unit is written before it gets its own: never that of a staged unit.
+
+    Nobody can know it beforehand: a link of that name would be followed by servers that make no new files.
+    """
+    return f"{transport.tag}{what}{os.urandom(8).hex()}"
 
 
 def space(room: Space | None) -> Iterator[Finding]:

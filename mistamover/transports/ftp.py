@@ -35,9 +35,9 @@ from mistamover.transports.contract import (
     Level,
     Proof,
     Transport,
+    draft_name,
     endless_listing,
     is_file_name,
-    note_name,
     space,
     taken,
     the_spool,
@@ -743,7 +743,7 @@ class Ftp(Transport):
     def put_notes(self, notes: Mapping[str, bytes]) -> dict[str, UnitError]:
         """Store in the staging directory, and rename."""
         self._enter_staging()
-        drafts = {name: note_name(self, number) for number, name in enumerate(notes)}
+        drafts = {name: draft_name(self, "note") for name in notes}
         stored = self._transfer(
             list(notes), lambda name: f"STOR {drafts[name]}", lambda name, data: data.sendall(notes[name])
         )
@@ -817,7 +817,7 @@ class Ftp(Transport):
 
     def _examine_staging(self) -> Finding:
         """Stage and rename a file of our own: the one way to know whether that works."""
-        name = f"{self.tag}check"
+        name = draft_name(self, "check")
         final = f"{self.target}/.{OWN_NAME[1:]}-{name}"
         self._enter_staging()
         self._store(name)

@@ -21,7 +21,7 @@ from mistamover.errors import (
     UnitError,
     UnitRefused,
 )
-from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, note_name, space, taken
+from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, draft_name, space, taken
 from mistamover.unit import OWN_NAME, Directory, Outcome, Unit
 
 _CAPABILITIES = Capabilities(
@@ -420,7 +420,7 @@ class Local(Transport):
         return refused
 
     def _put_note(self, name: str, data: bytes) -> None:
-        draft = note_name(self, 0)
+        draft = draft_name(self, "note")
         fd = fs.create(draft, self._staging)
         try:
             _write(fd, memoryview(data))

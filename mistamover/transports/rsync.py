@@ -38,7 +38,17 @@ from mistamover.options import RsyncNative as NativeOptions
 from mistamover.options import RsyncSsh as SshOptions
 from mistamover.rsync_options import Words
 from mistamover.transports import ssh
-from mistamover.transports.contract import Capabilities, Finding, Level, Proof, Transport, space, taken, the_spool
+from mistamover.transports.contract import (
+    Capabilities,
+    Finding,
+    Level,
+    Proof,
+    Transport,
+    draft_name,
+    space,
+    taken,
+    the_spool,
+)
 from mistamover.transports.far_shell import SLOWEST_DISK
 from mistamover.transports.parents import no_directory, parents
 from mistamover.transports.rsync_run import (
@@ -808,7 +818,8 @@ class Rsync(Transport):
 
     def _examine_staging(self) -> Iterator[Finding]:
         """Stage a file of our own and link it to another name: the one way to know whether that works."""
-        staged, final = f"{self.tag}check", f"{self.tag}check-final"
+        staged = draft_name(self, "check")
+        final = f"{staged}-final"
         with self._tree() as tree:
             tree.stand_in(final, 0)
             os.chmod(f"{tree.path}/{final}", 0o600)

@@ -36,9 +36,9 @@ from mistamover.transports.contract import (
     Level,
     Proof,
     Transport,
+    draft_name,
     endless_listing,
     is_file_name,
-    note_name,
     space,
     taken,
     the_spool,
@@ -759,9 +759,7 @@ class Sftp(Transport):
         return refused
 
     def _put_some(self, notes: Sequence[tuple[str, bytes]], refused: dict[str, UnitError]) -> None:
-        drafts = {
-            name: _path(f"{self.staging}/{note_name(self, number)}") for number, (name, _) in enumerate(notes)
-        }
+        drafts = {name: _path(f"{self.staging}/{draft_name(self, 'note')}") for name, _ in notes}
 
         def judged(name: str) -> wire.Then:
             def then(kind: int, body: bytes) -> None:
@@ -770,7 +768,7 @@ class Sftp(Transport):
 
             return then
 
-        handles = self._open_notes(drafts, wire.WRITE_NEW, judged)
+        handles = self._open_notes(drafts, wire.WRITE_EXCLUSIVE, judged)
         for name, data in notes:
             if handle := handles.get(name):
                 for offset in range(0, len(data) or 1, self._client.write_length):
@@ -850,11 +848,10 @@ class Sftp(Transport):
 
     def _examine_staging(self) -> Iterator[Finding]:
         """Stage and rename a file of our own: the one way to know whether that works."""
-        name = f"{self.tag}check"
+        name = draft_name(self, "check")
         staged, final = f"{self.staging}/{name}", f"{self.target}/.{OWN_NAME[1:]}-{name}"
-        opened = self._client.call(
-            Packet.OPEN, _path(staged) + wire.WRITE_NEW.to_bytes(4, "big") + wire.NO_ATTRIBUTES
-        )
+        flags = wire.WRITE_EXCLUSIVE.to_bytes(4, "big")
+        opened = self._client.call(Packet.OPEN, _path(staged) + flags + wire.NO_ATTRIBUTES)
         if opened.kind != Packet.HANDLE:
             yield Finding(
                 Level.FAIL, f"{self.staging} is not writable: {wire.said(*opened)}", "give the account rights"

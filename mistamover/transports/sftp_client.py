@@ -110,8 +110,6 @@ class Attributes(NamedTuple):
 READ = 0x01
 WRITE = 0x02
 CREATE = 0x08
-WRITE_NEW = WRITE | CREATE | 0x10
-"""Write, create, truncate."""
 WRITE_EXCLUSIVE = WRITE | CREATE | 0x20
 """Write, create, fail where anything is."""
 
