@@ -62,7 +62,7 @@ from mistamover.transports.rsync_run import (
     without_override,
 )
 from mistamover.transports.rsync_trees import Ground, Mark, Sources, Tree
-from mistamover.unit import BATCH_DIGITS, OWN_NAME, Content, Directory, Outcome, Unit, batches
+from mistamover.unit import BATCH_BYTES, BATCH_DIGITS, OWN_NAME, Content, Directory, Outcome, Unit, batches
 
 PLAIN = ("--no-recursive", "--no-links", "--no-perms", "--no-times", "--no-owner", "--no-group")
 SAID = ("-ii", "--out-format=%i %n")
@@ -493,7 +493,8 @@ class Rsync(Transport):
         """What has no proof gets it together with its name where it can, else before."""
         proven = [unit for unit in units if unit.proof]
         unproven = [unit for unit in units if not unit.proof]
-        linked = self._prove_and_link([unit for unit in unproven if not unit.is_update])
+        at_once = [unit for unit in unproven if not (unit.is_update or _takes_long_below(unit))]
+        linked = self._prove_and_link(at_once)
         yield from linked.values()
         more, failed = _parted(self._verify([unit for unit in unproven if unit.staged not in linked]))
         yield from failed
@@ -886,6 +887,11 @@ def _stand_in(tree: Tree, units: Sequence[Unit]) -> tuple[list[Unit], list[Outco
 def _batch(unit: Unit) -> str:
     """The directory in which a unit is staged: that of its try's batch."""
     return unit.staged[:BATCH_DIGITS]
+
+
+def _takes_long_below(unit: Unit) -> bool:
+    """Whether a link could take a directory's place, and be followed, in the time in which its file is proven."""
+    return unit.size > BATCH_BYTES and bool(parents(unit.final))
 
 
 def _literal(name: str) -> str:

@@ -30,6 +30,7 @@ from mistamover.testing.rig import (
     BIG,
     HUGE,
     Rig,
+    Tick,
     deliver,
     errors,
     failed,
@@ -41,9 +42,10 @@ from mistamover.testing.rig import (
     tree,
     write,
 )
+from mistamover.transports import rsync
 from mistamover.transports.contract import Proof, Transport
 from mistamover.transports.rsync import Rsync
-from mistamover.transports.rsync_run import Item
+from mistamover.transports.rsync_run import Item, Result, Run
 from mistamover.transports.rsync_trees import Tree
 from mistamover.unit import BATCH_DIGITS, BATCH_FILES, OWN_NAME, Unit
 from tests.conftest import StartSshd
@@ -351,6 +353,39 @@ class TestWhatIsProvenAsItGetsItsName:
 
     def staged(self, rig: Rig, unit: Unit) -> Path:
         return rig.target / OWN_NAME / "images" / rig.staged_name(unit)
+
+
+def test_no_link_is_followed_that_takes_a_directory_s_place_while_a_large_file_is_proven(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes minutes, at both ends; what stands above its name is looked at after it."""
+    go_on, wait = Run.go_on, Run.wait
+    rig = Rig(tmp_path, over_ssh(sshd), staged_name=ByRsync.staged_name)
+
+    def plant() -> None:
+        (rig.target / "deep").symlink_to(rig.outside)
+
+    def goes_on(run: Run) -> None:
+        if run.is_held:
+            plant()
+        go_on(run)
+
+    def waits(run: Run, patience: float, tick: Tick) -> Result:
+        result = wait(run, patience, tick)
+        if result.items.get("deep/large") and result.items["deep/large"].is_same:
+            plant()
+        return result
+
+    monkeypatch.setattr(rsync, "BATCH_BYTES", BIG)
+    rig.put("deep/large", noise(BIG + 1))
+    transport = rig.open()
+    units = good(transport.send(rig.units(transport)))
+    monkeypatch.setattr(Run, "go_on", goes_on)
+    monkeypatch.setattr(Run, "wait", waits)
+    assert errors(transport.publish(units)) == {"deep/large": UnitRefused}
+    assert (rig.target / "deep").is_symlink()
+    assert tree(rig.outside) == {}
+    rig.close()
 
 
 def test_the_command_of_the_original_is_understood(sshd: Sshd, tmp_path: Path) -> None:
