@@ -117,12 +117,16 @@ class Source:
 
         Raises ``UnitError`` where somebody states other digests.
         """
-        if Identity.of(_state_of(self.fd)) != self.unit.identity:
-            raise SourceMoved("it changed while it was read")
+        self.look()
         digests = {algorithm: hasher.hexdigest() for algorithm, hasher in self._hashers.items()}
         _compare(digests, self.unit.stated)
         md5 = digests.get("md5", "") if self._algorithm != "md5" else ""
         return self.unit._replace(digest=digests[self._algorithm], md5=md5)
+
+    def look(self) -> None:
+        """Raise ``SourceMoved`` where the file is not what was found any more."""
+        if Identity.of(_state_of(self.fd)) != self.unit.identity:
+            raise SourceMoved("it changed while it was read")
 
     def close(self) -> None:
         """Let go of the file; harmless when repeated."""

@@ -117,6 +117,12 @@ def good_one_by_one(outcomes: Iterable[Outcome]) -> Iterator[Unit]:
         yield unit
 
 
+def stated_rightly(rig: Rig, unit: Unit) -> Unit:
+    """A unit of which a file says what its bytes are."""
+    right = digest.of_bytes("md5", (rig.spool / unit.path).read_bytes())
+    return unit._replace(stated=(Stated("md5", right, f"{unit.path}.md5"),))
+
+
 class SendingContract:
     """What concerns files on their way: all that depends on how they are sent and proven."""
 
@@ -362,6 +368,28 @@ class SendingContract:
         assert files(rig.target).keys() == {unit.path for unit in units if not unit.path.startswith("wrong")}
         transport.discard(units)
         assert rig.all_staged() == set()
+
+    def test_what_somebody_states_holds_where_a_name_is_taken(self, rig: Rig) -> None:
+        """A unit may be looked at again then, without being read: it is as right as it was when it was sent."""
+        for name in ("same", "other"):
+            rig.put(name, noise(1000, name))
+            write(rig.target / name, noise(1000, "same"))
+        transport = rig.open()
+        sent = good(transport.send([stated_rightly(rig, unit) for unit in rig.units(transport)]))
+        verified = sent if transport.proves_at_publishing else good(transport.verify(sent))
+        assert errors(transport.publish(verified)) == {"same": NameTaken, "other": NameTaken}
+        assert errors(transport.compare(verified)) == {"other": NameTaken}
+        assert {unit.path for unit in transport.resembling(sent)} <= {"same", "other"}
+
+    def test_what_somebody_states_holds_where_a_file_is_replaced(self, rig: Rig) -> None:
+        """The same, where it may have the name."""
+        rig.put("file")
+        write(rig.target / "file", b"an older one")
+        transport = rig.open(existing="replace")
+        sent = good(transport.send([stated_rightly(rig, unit) for unit in rig.units(transport)]))
+        verified = sent if transport.proves_at_publishing else good(transport.verify(sent))
+        assert errors(transport.publish(verified)) == {}
+        assert tree(rig.target) == tree(rig.spool)
 
     def test_an_md5_is_made_along_the_way_where_it_is_asked_for(self, rig: Rig, crowd: int) -> None:
         """That of the very bytes that are sent, for the control file of an arrivals monitor."""

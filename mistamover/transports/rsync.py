@@ -455,7 +455,7 @@ class Rsync(Transport):
             found = self._finish(run, sum(unit.size for unit in units)).items
         for unit in units:
             try:
-                sources.finish(unit)
+                sources.look(unit)
                 if unit.final not in found or not found[unit.final].is_same:
                     raise NotVerified("the target's file is not the same as the source")
             except UnitError as error:

@@ -181,6 +181,10 @@ class Sources(Tree):
         """The unit with the digest of what was read, provided that its source is still what was found."""
         return self._open[unit.staged].finish()
 
+    def look(self, unit: Unit) -> None:
+        """Raise ``SourceMoved`` where its source is not what was found any more; it may never have been hashed."""
+        self._open[unit.staged].look()
+
     def close(self) -> None:
         """Let go of all."""
         super().close()

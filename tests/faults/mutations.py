@@ -683,6 +683,14 @@ DELETE_LAST = [
 EVERY_STEP_MAY_BE_REPEATED = [
     Mutation(
         5,
+        "compares what somebody states with what it has not read, where a name is taken",
+        "transports/rsync.py",
+        "sources.look(unit)",
+        "sources.finish(unit)",
+        "tests/transports/test_rsync.py::TestToDaemon::test_what_somebody_states_holds_where_a_name_is_taken",
+    ),
+    Mutation(
+        5,
         "takes an equal file for another one",
         "lane.py",
         "yield from transport.compare(taken)",
