@@ -425,7 +425,7 @@ class Ftp(Transport):
     def _learn_names(self, paths: Iterable[str]) -> None:
         """Find out whether the server keeps names of the kinds that these paths have: by one of our own."""
         for probe in {probe for path in paths for probe in _probes(path)} - self._keeps.keys():
-            name = f"{self.tag}{probe}"
+            name = f"{draft_name(self, 'name')}{probe}"
             self._enter_staging()
             self._keeps[probe] = self._store(name).is_ok and os.fsencode(name) in self._names()
             self._call(f"DELE {name}")

@@ -23,11 +23,25 @@ from mistamover.events import Event, Kind, Report
 from mistamover.stream import Stream
 from mistamover.testing.contract import ConnectionContract, SendingContract, Server, TransportContract
 from mistamover.testing.needs import find
-from mistamover.testing.rig import BIG, Rig, by_path, deliver, failed, files, flip, good, noise, prove, tree, write
+from mistamover.testing.rig import (
+    BIG,
+    STREAM,
+    Rig,
+    by_path,
+    deliver,
+    failed,
+    files,
+    flip,
+    good,
+    noise,
+    prove,
+    tree,
+    write,
+)
 from mistamover.transports import ftp
 from mistamover.transports.contract import Proof
 from mistamover.transports.ftp_client import Reply
-from mistamover.unit import BATCH_FILES, named
+from mistamover.unit import BATCH_FILES, OWN_NAME, named
 from tests import strange_ftpd
 from tests.daemon import Daemon, running
 from tests.ftpd import PASSWORD, USER, Certificate, Options, Proftpd, Vsftpd, to, within_tls
@@ -65,6 +79,16 @@ class TestProftpd(ByFtp, TransportContract):
             flip(rig.staged(sent), BIG // 2)
             (outcome,) = transport.verify([sent])
             assert isinstance(outcome.error, NotVerified), number
+
+    def test_no_name_by_which_it_is_tried_leads_out_of_the_target(self, rig: Rig) -> None:
+        """Whether it keeps names of a kind is seen by a file of such a name."""
+        rig.put("caf\u00e9")
+        precious = write(rig.outside / "file", b"of somebody")
+        transport = rig.open()
+        (_, probe), *_ = ftp.PROBES
+        (rig.target / OWN_NAME / STREAM / f"{transport.tag}{probe}").symlink_to(precious)
+        assert failed(deliver(transport, rig.units(transport))) == {}
+        assert tree(rig.outside) == {"file": b"of somebody"}
 
     def test_a_directory_that_another_lane_makes_between_two_looks_is_one(
         self, rig: Rig, monkeypatch: pytest.MonkeyPatch
