@@ -56,8 +56,18 @@ def test_a_day_of_the_service(installed: Installed) -> None:
     assert not installed.pid_file.exists()
     assert "stream a: moved: early: bytes=10 " in installed.log
     again = installed.run("stop")
-    assert (again.code, again.out) == (0, "the service does not run\n")
+    assert (again.code, again.out) == (0, f"the service does not run (state directory {installed.state})\n")
     assert installed.run("status").code == 1
+
+
+@pytest.mark.parametrize("command", ["status", "reload"])
+def test_that_it_does_not_run_says_where_it_was_looked_for_and_how_to_start_it(
+    installed: Installed, command: str
+) -> None:
+    assert installed.run(command).out == (
+        f"the service does not run (state directory {installed.state}); "
+        "mistamover start --config global.ini starts it\n"
+    )
 
 
 def test_it_is_named_in_the_process_list(installed: Installed) -> None:
@@ -187,7 +197,7 @@ def test_no_pid_file_blocks_a_start_nor_has_a_stranger_killed(installed: Install
     try:
         text = content.format(stranger=stranger.pid)
         installed.pid_file.write_text(text)
-        assert installed.run("stop").out == "the service does not run\n"
+        assert installed.run("stop").out.startswith("the service does not run ")
         installed.pid_file.write_text(text)
         installed.add("a")
         assert installed.start().code == 0
@@ -207,7 +217,7 @@ def test_a_number_that_another_process_has_by_now_is_no_service(installed: Insta
         with pytest.raises(ProcessLookupError):
             Process(stranger.pid, began_at(stranger.pid) - 1)
         (installed.state / service.LOCK).write_text(f"{stranger.pid} {began_at(stranger.pid):.0f}\n")
-        assert installed.run("stop").out == "the service does not run\n"
+        assert installed.run("stop").out.startswith("the service does not run ")
         assert stranger.poll() is None
     finally:
         stranger.kill()

@@ -137,6 +137,21 @@ def load_service(global_file: Path | None, *, only_place: bool) -> ServiceSettin
     return config.load_service(found, only_place=only_place)
 
 
+def not_running(settings: ServiceSettings) -> str:
+    """That the service does not run, and where that was looked for: another user may mean another place."""
+    from mistamover.lines import shown
+
+    return f"the service does not run (state directory {shown(str(settings.global_.state_dir))})"
+
+
+def start_command(settings: ServiceSettings) -> str:
+    """What to type to have it run."""
+    from mistamover import config
+
+    given = "" if settings.path == config.SYSTEM_GLOBAL else f" --config {shell_word(settings.path)}"
+    return f"mistamover start{given}"
+
+
 def tell_error(error: MistamoverError) -> int:
     """Say what is wrong, one line for each thing; gives the exit code."""
     from mistamover.lines import safe

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mistamover.cli.common import running_service_command, service_command, shell_word
+from mistamover.cli.common import (
+    not_running,
+    running_service_command,
+    service_command,
+    shell_word,
+    start_command,
+)
 from mistamover.cli.help import Command
 from mistamover.errors import Exit
 
@@ -66,7 +72,7 @@ def stop(settings: ServiceSettings) -> int:
     """
     from mistamover import service
 
-    click.echo("stopped" if service.stop(settings) else "the service does not run")
+    click.echo("stopped" if service.stop(settings) else not_running(settings))
     return Exit.DONE
 
 
@@ -105,7 +111,7 @@ def reload_(settings: ServiceSettings) -> int:
 
     told = service.reload(settings.global_.state_dir)
     if told is None:
-        click.echo("the service does not run; mistamover start starts it")
+        click.echo(f"{not_running(settings)}; {start_command(settings)} starts it")
         return Exit.UNFINISHED
     findings = [*told.findings, *(line for one in told.streams.values() for line in one.findings)]
     for line in findings:

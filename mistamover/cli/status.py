@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from mistamover.cli.common import running_service_command
+from mistamover.cli.common import not_running, running_service_command, start_command
 from mistamover.cli.help import Command
 from mistamover.errors import Exit
 
@@ -71,22 +71,22 @@ def status(settings: ServiceSettings, *, name: str | None, as_json: bool, watch:
     Exit codes: 0 all is well; 1 some stream needs a person, a file system is low, or the
     service does not run; 2 usage, or no such stream.
     """
-    state_dir = settings.global_.state_dir
     if not watch:
-        return _show(state_dir, name, as_json=as_json)
+        return _show(settings, name, as_json=as_json)
     while True:
         if sys.stdout.isatty() and not as_json:
             click.clear()
-        _show(state_dir, name, as_json=as_json)
+        _show(settings, name, as_json=as_json)
         sys.stdout.flush()
         time.sleep(EVERY)
 
 
-def _show(state_dir: Path, name: str | None, *, as_json: bool) -> int:
+def _show(settings: ServiceSettings, name: str | None, *, as_json: bool) -> int:
     from mistamover import heartbeat
     from mistamover.lines import shown
     from mistamover.service import is_running
 
+    state_dir = settings.global_.state_dir
     service = heartbeat.read_service(state_dir)
     runs = is_running(state_dir)
     rows = [row for row in read(state_dir, service) if name in (None, row.name)]
@@ -94,6 +94,8 @@ def _show(state_dir: Path, name: str | None, *, as_json: bool) -> int:
     if name is not None and not rows:
         there = ", ".join(map(shown, service.streams)) or "none"
         raise click.UsageError(f"the service has no stream {shown(name)}; it has {there}")
+    if not as_json and not runs:
+        click.echo(f"{not_running(settings)}; {start_command(settings)} starts it")
     for line in _json(service, rows, disks, runs=runs) if as_json else _lines(service, rows, disks, runs=runs):
         click.echo(line)
     marked = any(row.needs_a_person for row in rows) or any(one.needs_a_person for one in disks)
@@ -123,13 +125,11 @@ def _lines(service: Service, rows: Sequence[Row], disks: Sequence[Disk], *, runs
     from mistamover.lines import safe
     from mistamover.stream import when
 
-    if not runs:
-        yield "the service does not run; mistamover start starts it"
-        if rows:
-            yield "as it was left:"
-    else:
+    if runs:
         doing = "stops" if service.is_ending else "runs"
         yield f"the service {doing} since {when(service.since)} (process {service.pid}, version {service.version})"
+    elif rows:
+        yield "as it was left:"
     yield from map(safe, service.findings)
     if not rows:
         if runs:
