@@ -195,6 +195,12 @@ def withdraw(directory: Path) -> None:
             path.unlink()
 
 
+def streams(state_dir: Path) -> set[str]:
+    """The names of those streams with which something is wrong, and of which somebody may know no more."""
+    boards = ((path.parent.name, read(path)) for path in state_dir.glob(f"*/{PATTERN}"))
+    return {name for name, told in boards if told and any(one.stream and one.is_open for one in told.conditions)}
+
+
 class Told(NamedTuple):
     """What a board says."""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import ctypes
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 LONGEST_NAME = 255
 """In bytes, on every file system that we know of."""
@@ -331,6 +332,18 @@ def sync_file_system(fd: int) -> bool:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return True
+
+
+def is_locked(path: Path) -> bool:
+    """Whether any process has the lock that goes with a file; raises ``OSError`` where we may not look."""
+    try:
+        fd = os.open(path, FILE)
+    except FileNotFoundError:
+        return False
+    try:
+        return not lock(fd, shared=True)
+    finally:
+        os.close(fd)
 
 
 def lock(fd: int, *, shared: bool = False) -> bool:

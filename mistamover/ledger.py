@@ -20,6 +20,8 @@ from mistamover.errors import Held, LedgerError
 from mistamover.unit import Content, Identity, Record, State, Unit
 
 VERSION = 2
+LOCK = "lock"
+"""Whoever runs the stream holds it."""
 TIMEOUT = 10.0
 """Seconds to wait for another process that reads or writes."""
 
@@ -303,7 +305,7 @@ class Ledger(View):
         self._algorithm = algorithm
         try:
             directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise LedgerError(f"{directory}: no place for the ledger: {error.strerror}") from error
         if not fs.lock(self._lock):

@@ -122,16 +122,10 @@ def _may_hold(pid: int, lock: os.stat_result) -> bool:
 def is_running(state_dir: Path) -> bool:
     """Whether any process holds the lock; raises ``ServiceError`` where we may not look."""
     try:
-        fd = os.open(state_dir / LOCK, fs.FILE)
-    except FileNotFoundError:
-        return False
+        return fs.is_locked(state_dir / LOCK)
     except OSError as error:
         path = shown(str(state_dir / LOCK))
         raise ServiceError(f"{path}: {error.strerror}; ask as the user of the service, or as root") from error
-    try:
-        return not fs.lock(fd, shared=True)
-    finally:
-        os.close(fd)
 
 
 def _becomes(condition: Callable[[], bool], seconds: float) -> bool:

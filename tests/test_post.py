@@ -18,11 +18,12 @@ from typing import Any
 import psutil
 import pytest
 
-from mistamover import alert, couriers, heartbeat, post
+from mistamover import alert, couriers, fs, heartbeat, post
 from mistamover.aides import Aide, Known
 from mistamover.alert import Trouble
 from mistamover.board import Board
 from mistamover.heartbeat import State
+from mistamover.ledger import LOCK
 from mistamover.log import BaseLog
 from mistamover.options import Email
 from mistamover.post import Postman
@@ -592,6 +593,44 @@ def test_a_condition_is_listed_and_silenced_until_it_is_not(local: Local) -> Non
         assert local.run("alerts", "ack", "x", "--until", "0s", "--config", local.ini).code == 0
         assert local.once().code == 0
         assert len(server.mails) == 1
+
+
+def test_what_was_wrong_with_a_stream_that_nobody_runs_any_more_is_dropped(local: Local) -> None:
+    drop = ("alerts", "drop", "--config", str(local.ini))
+    local.put("a")
+    local.put("a", b"other", at=local.target)
+    assert local.once().code == 1
+    polling = local.start("run", local.ini)
+    try:
+        until(lambda: fs.is_locked(local.state / "x" / LOCK))
+        held = local.run(*drop, "x")
+    finally:
+        polling.terminate()
+        ended(polling)
+    assert held.code == 4
+    assert "x: somebody runs it; " in held.err
+    assert "x/quarantine" in local.run("alerts", "list", "--config", local.ini).out
+    dropped = local.run(*drop, "x")
+    assert (dropped.code, dropped.out, dropped.err) == (0, "forgotten: what was wrong with x\n", "")
+    listed = local.run("alerts", "list", "--config", local.ini)
+    assert (listed.code, listed.out.splitlines()[0]) == (0, "nothing is wrong")
+    assert "a" in local.run("quarantine", "list", local.ini).out, "the record stays"
+    assert local.run(*drop, "../x").code == local.run(*drop, "x").code == 2
+
+
+def test_what_is_wrong_with_a_stream_of_the_service_is_not_dropped(tmp_path: Path) -> None:
+    installed = Installed(tmp_path)
+    try:
+        installed.add("a")
+        installed.put("a", "file")
+        (installed.target("a") / "file").write_bytes(b"other")
+        installed.start()
+        until(lambda: "a/quarantine" in installed.run("alerts", "list").out)
+        held = installed.run("alerts", "drop", "a")
+        assert held.code == 4
+        assert "a: the service runs it; " in held.err
+    finally:
+        installed.close()
 
 
 def test_a_password_shows_nowhere(local: Local, certificate: Certificate, password_file: Path) -> None:

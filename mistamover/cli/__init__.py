@@ -28,7 +28,7 @@ _COMMANDS = {
     "disk": ("disk:disk", "Show the file systems of the streams: what is free, and for how long."),
     "pause": ("pause:pause", "Pause a stream."),
     "resume": ("pause:resume", "Have a paused stream go on."),
-    "alerts": ("alerts:alerts", "Show what is wrong and who is told; silence it; send a test mail."),
+    "alerts": ("alerts:alerts", "Show what is wrong and who is told; silence or drop it; test."),
     "completion": ("completion:completion", "Print the script that completes commands in a shell."),
 }
 

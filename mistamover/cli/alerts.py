@@ -36,14 +36,15 @@ class Until(Since):
         return super().convert(value, param, ctx)
 
 
-@click.group(cls=Group, short_help="Show what is wrong and who is told; silence it; send a test mail.")
+@click.group(cls=Group, short_help="Show what is wrong and who is told; silence or drop it; test.")
 def alerts() -> None:
-    """Show what is wrong and who is told of it, silence that for a while, send a test mail.
+    """Show what is wrong and who is told of it, silence or drop that, send a test mail.
 
     For example:
 
         mistamover alerts list
         mistamover alerts ack images --until 8h --reason "the archive is moved"
+        mistamover alerts drop images
         mistamover alerts test
     """
 
@@ -169,6 +170,66 @@ def _refuse_unknown(state_dir: Path, name: str, known: set[str]) -> None:
     if name not in known:
         there = ", ".join(map(shown, sorted(known)))
         raise click.UsageError(f"no stream or condition is called {shown(name)}; there are {there}")
+
+
+# -- drop --------------------------------------------------------------------------------------------------
+
+
+@alerts.command("drop", cls=Command, short_help="Forget what was wrong with a stream that nobody runs any more.")
+@click.argument("name", metavar="STREAM")
+@running_service_command
+def drop(settings: ServiceSettings, *, name: str) -> int:
+    """Forget what was wrong with the stream STREAM, which nobody runs any more: a trial, or one that was removed.
+
+    For example:
+
+        mistamover alerts drop images
+
+    Its record stays. Whoever was told that something is wrong is told that it has ended.
+
+    Exit codes: 0 forgotten; 1 it cannot be removed; 2 nothing is wrong with a stream of
+    that name; 4 the stream is run.
+    """
+    from mistamover import board
+    from mistamover.errors import MistamoverError
+    from mistamover.lines import shown
+
+    directory = _directory_of(settings.global_.state_dir, name)
+    _refuse_one_that_is_run(settings.global_.state_dir, name)
+    board.withdraw(directory)
+    if any(directory.glob(board.PATTERN)):
+        raise MistamoverError(f"{directory}: cannot be written; ask as the user of the service, or as root")
+    click.echo(f"forgotten: what was wrong with {shown(name)}")
+    return Exit.DONE
+
+
+def _directory_of(state_dir: Path, name: str) -> Path:
+    from mistamover import board
+    from mistamover.lines import shown
+
+    known = board.streams(state_dir)
+    if name not in known:
+        there = f"but with {', '.join(map(shown, sorted(known)))}" if known else "nor with any other"
+        raise click.UsageError(f"nothing is wrong with a stream called {shown(name)}, {there}")
+    return state_dir / name
+
+
+def _refuse_one_that_is_run(state_dir: Path, name: str) -> None:
+    """What is wrong with a stream ends by itself as long as somebody runs it, and would be noted again."""
+    from mistamover import fs, heartbeat, ledger, service
+    from mistamover.errors import Held, MistamoverError
+    from mistamover.lines import shown
+
+    if service.is_running(state_dir) and name in heartbeat.read_service(state_dir).streams:
+        raise Held(f"{shown(name)}: the service runs it; what is wrong with it ends once that is mended")
+    lock = state_dir / name / ledger.LOCK
+    try:
+        is_run = fs.is_locked(lock)
+    except OSError as error:
+        what = f"{shown(str(lock))}: {error.strerror}; ask as the user of the service, or as root"
+        raise MistamoverError(what) from error
+    if is_run:
+        raise Held(f"{shown(name)}: somebody runs it; what is wrong with it ends once that is mended")
 
 
 # -- test --------------------------------------------------------------------------------------------------
