@@ -16,6 +16,8 @@ from contextlib import suppress
 OPTION = "CONFIG__"
 """What begins the names of environment variables that set options."""
 _PR_SET_PDEATHSIG = 1
+_LONGEST_CALL = 200
+"""Bytes of a command line that a person wants to see."""
 
 Slot = mmap.mmap
 """Eight bytes that a child shares with its parent: when it last gave a sign of life, on the monotonic clock."""
@@ -105,6 +107,25 @@ def began_at(pid: int) -> float:
             return float(file.read().rpartition(b")")[2].split()[19])  # proc(5): the 22nd field
     except (OSError, IndexError):
         return 0.0
+
+
+def holder(fd: int) -> str:
+    """Which process has the lock (flock(2)) of an open file, for people; empty where the kernel does not say."""
+    found = os.fstat(fd)
+    place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    with suppress(OSError), open("/proc/locks") as locks:  # proc(5): kind in the second column, then number, place
+        pids = [words[4] for words in map(str.split, locks) if words[1] == "FLOCK" and words[5] == place]
+        return f"process {pids[0]}{_called(pids[0])}" if pids else ""
+    return ""
+
+
+def _called(pid: str) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read(_LONGEST_CALL).rstrip(b"\0").split(b"\0")
+    except OSError:
+        return ""
+    return f", {os.fsdecode(b' '.join(words))}"
 
 
 def surroundings() -> dict[str, str]:

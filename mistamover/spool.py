@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from mistamover import digest, fs
 from mistamover.errors import Held, SourceGone, SourceMoved, SpoolError, UnitError, UnitRefused
+from mistamover.processes import holder
 from mistamover.unit import OWN_NAME, Identity, Stated, Unit
 
 TRASH = f"{OWN_NAME}/trash"
@@ -273,8 +274,10 @@ class Spool:
                 "run as its owner, or set transfer_mode = mirror"
             ) from error
         if not fs.lock(self._lock):
+            by = holder(self._lock)
             self.give_back()
-            raise Held(f"{self.directory}: another mistamover moves from this spool; let it end, or stop it")
+            who = f" ({by})" if by else ""
+            raise Held(f"{self.directory}: another mistamover moves from this spool{who}; let it end, or stop it")
 
     def give_back(self) -> None:
         """Let another process hold the spool, until :meth:`hold`."""

@@ -118,6 +118,18 @@ def state_directory(settings: Settings) -> Path:
     return settings.global_.state_dir / settings.name
 
 
+def have_one_spool(settings: Settings, other: Settings) -> bool:
+    """Whether both move from the same spool, so that only one of them can run."""
+    return all(map(_moves, (settings, other))) and os.path.realpath(settings.data_stream.directory) == (
+        os.path.realpath(other.data_stream.directory)
+    )
+
+
+def _moves(settings: Settings) -> bool:
+    """Whether a stream takes out of its spool what it has sent."""
+    return settings.outgoing.transfer_mode == "move" and settings.outgoing.transfer_protocol != "none"
+
+
 def target_name(settings: Settings) -> str:
     """The target as the ledger names it."""
     outgoing = settings.outgoing
@@ -165,7 +177,7 @@ class Stream:
         self._hang_timeout = hang_timeout
         self._next_breath = 0.0
         self._sends = settings.outgoing.transfer_protocol != "none"
-        self._mirror = settings.outgoing.transfer_mode == "mirror" or not self._sends
+        self._mirror = not _moves(settings)
         self._ignored = Ignored(settings.data_stream.ignore)
         self._emptied: set[str] = set()
         self._watched: dict[tuple[str, Identity], float] = {}

@@ -40,6 +40,7 @@ from mistamover.processes import (
     sign_of_life,
     watchdog_interval,
 )
+from mistamover.stream import have_one_spool
 
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 FROZEN = 30.0
@@ -505,11 +506,19 @@ class Supervisor:
             child.refusals += 1
             pause = min(HELD_DELAY * 2.0 ** min(child.refusals - 1, 10), LONGEST_DELAY)
             child.life, child.next_start = Life.DOWN, now + pause
-            child.stand(State.HELD, "another mistamover moves from its spool; let it end, or stop it")
+            child.stand(State.HELD, self._who_holds(child))
         elif life is Life.KILLED:
             self._died(child, "gave no sign of life", now)
         else:
             self._died(child, how_it_ended(code), now)
+
+    def _who_holds(self, child: Child) -> str:
+        """Who moves from the spool of a stream, and what to do about it."""
+        others = (other.settings for other in self.children.values() if other is not child and other.pid)
+        for theirs in filter(None, others):
+            if child.settings and have_one_spool(theirs, child.settings):
+                return f"the stream {shown(theirs.name)} moves from its spool; give each a spool of its own"
+        return "another mistamover moves from its spool; let it end, or stop it"
 
     def _died(self, child: Child, why: str, now: float) -> None:
         self._note_death(child, now)

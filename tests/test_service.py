@@ -421,6 +421,26 @@ def test_a_spool_that_somebody_else_holds_is_said_at_once(installed: Installed) 
     until(lambda: installed.arrived("a") == {"file"})
 
 
+def test_two_streams_with_one_spool_are_told_of_and_by_name(installed: Installed) -> None:
+    installed.add("a")
+    for name, outgoing in (("b", ""), ("c", "transfer_mode = mirror")):
+        ini = installed.add(name, outgoing)
+        ini.write_text(ini.read_text().replace(str(installed.spool(name)), str(installed.spool("a"))))
+    checked = installed.run("check")
+    assert checked.code == 1
+    assert [line for line in checked.lines if line.startswith("fail")] == [
+        f"fail  spool {installed.spool('a')}: streams/a.ini and streams/b.ini both move from it; "
+        "only one can run: give each a spool of its own"
+    ]
+    started = installed.start()
+    assert started.code == 1
+    held, other = ("b", "a") if "b: held" in started.out else ("a", "b")
+    assert f"{held}: held by another process: the stream {other} moves from its spool; give each" in started.out
+    until(
+        lambda: f"(process {installed.stream(other)['pid']}, mistamover: stream {other}); let it" in installed.log
+    )
+
+
 def test_a_parent_that_ignored_the_ends_of_its_children_hurts_nobody(installed: Installed) -> None:
     installed.add("a")
     ignoring = "import os, signal, sys; signal.signal(17, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"

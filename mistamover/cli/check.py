@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,12 +44,15 @@ def check(global_file: Path | None, *, stream_files: tuple[Path, ...], connect: 
     if not stream_files and global_file is None and not config.SYSTEM_GLOBAL.exists():
         raise click.UsageError("Give STREAM.ini, or --config GLOBAL.ini for all streams of the service.")
     files = list(stream_files) or config.stream_files(load_service(global_file, only_place=True))
-    codes = [_check(path, global_file, connect=connect, is_one_of_many=len(files) > 1) for path in files]
+    seen: list[Settings] = []
+    codes = [_check(path, global_file, seen, connect=connect, is_one_of_many=len(files) > 1) for path in files]
     return max(codes, default=Exit.DONE)
 
 
-def _check(path: Path, global_file: Path | None, *, connect: bool, is_one_of_many: bool) -> int:
-    """Look at one stream; what is wrong with its files is told, and hides no other stream."""
+def _check(
+    path: Path, global_file: Path | None, seen: list[Settings], *, connect: bool, is_one_of_many: bool
+) -> int:
+    """Look at one stream beside those ``seen``; what is wrong with its files is told, and hides no other stream."""
     if is_one_of_many:
         click.echo(f"\n{shell_word(path)}:")
     try:
@@ -57,7 +61,8 @@ def _check(path: Path, global_file: Path | None, *, connect: bool, is_one_of_man
         return tell_error(error)
     click.echo(f"ok: {describe(settings)}")
     _tell_differences(settings)
-    near = tell(look_here(settings))
+    near = tell(chain(look_here(settings), _look_beside(settings, seen)))
+    seen.append(settings)
     if not connect or settings.outgoing.transfer_protocol == "none":
         return Exit.UNFINISHED if near else Exit.DONE
     far = tell(look_there(settings))
@@ -162,6 +167,19 @@ def look_here(settings: Settings) -> Iterator[Finding]:
         yield _writable("archives", place_of(settings))
     if settings.logging.base_log_dir is not None:
         yield _writable("log", settings.logging.base_log_dir)
+
+
+def _look_beside(settings: Settings, others: Sequence[Settings]) -> Iterator[Finding]:
+    """Whether a stream gets on with others."""
+    from mistamover.lines import shown
+    from mistamover.stream import have_one_spool
+    from mistamover.transports.contract import Finding, Level
+
+    for other in others:
+        if other.path != settings.path and have_one_spool(settings, other):
+            what = f"spool {shown(str(settings.data_stream.directory))}"
+            both = f"{shell_word(other.path)} and {shell_word(settings.path)} both move from it"
+            yield Finding(Level.FAIL, f"{what}: {both}", "only one can run: give each a spool of its own")
 
 
 def _spool(settings: Settings) -> Finding:
