@@ -61,6 +61,19 @@ def test_arguments_arrive_byte_by_byte(checkout: Path) -> None:
     assert launch(checkout / "bin" / "mistamover", *arguments)[1][3:] == arguments
 
 
+def test_one_that_is_not_installed_says_so(checkout: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", checkout / ".venv"], check=True)
+    (checkout / "mistamover" / "cli.py").write_text("import click_or_the_like")
+    done = subprocess.run(
+        [checkout / "bin" / "mistamover", "--version"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"mistamover: not installed, {checkout}/.venv/bin/python has no click_or_the_like; "
+        f"make demo in {checkout} installs it, docs/first-steps.rst says more\n"
+    )
+
+
 def test_it_prefers_the_checkouts_virtual_environment(checkout: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", checkout / ".venv"], check=True)
     assert launch(checkout / "bin" / "mistamover")[1][0] == str(checkout / ".venv")
