@@ -20,6 +20,7 @@ import pytest
 
 import mistamover
 from mistamover import config
+from mistamover.cli import _mistamover
 from mistamover.cli.check import _spool as look_at_spool
 from mistamover.errors import Exit
 from mistamover.transports.contract import Level
@@ -733,6 +734,27 @@ def test_check_warns_of_stop_files(local: Local) -> None:
     result = local.run("check", "--connect", local.ini)
     assert result.code == 0
     assert len([line for line in result.lines if line.startswith("warn  paused by")]) == 2
+
+
+@pytest.fixture
+def no_global_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the program is installed and no service is: a checkout has a sample of one."""
+    monkeypatch.setattr(config, "find_global", lambda explicit: explicit)
+
+
+@pytest.mark.usefixtures("no_global_file")
+def test_a_stream_that_no_service_runs_is_paused_by_its_file(local: Local) -> None:
+    for what, is_paused in (("pause", True), ("resume", False)):
+        assert _mistamover.main([what, str(local.ini)], standalone_mode=False) == 0
+        assert (local.spool / ".stop").exists() == is_paused
+
+
+@pytest.mark.usefixtures("no_global_file")
+def test_the_alerts_of_a_stream_that_no_service_runs_are_tried_by_its_file(
+    local: Local, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _mistamover.main(["alerts", "test", str(local.ini)], standalone_mode=False) == 1
+    assert capsys.readouterr().out == "nobody is to be told; give [email] recipient\n"
 
 
 def over_ssh(local: Local, sshd: Sshd, far: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mistamover.cli.common import load, running_service_command
+from mistamover.cli.common import free_command, load, load_service, running_service_command
 from mistamover.cli.help import Command, Group
 from mistamover.cli.history import Since
 from mistamover.errors import Exit
@@ -237,8 +237,8 @@ def _refuse_one_that_is_run(state_dir: Path, name: str) -> None:
 
 @alerts.command("test", cls=Command, short_help="Send a test mail, and say what the smarthost answers.")
 @click.argument("stream_file", metavar="[STREAM.ini]", required=False, type=click.Path(path_type=Path))
-@running_service_command
-def test(settings: ServiceSettings, *, stream_file: Path | None) -> int:
+@free_command
+def test(global_file: Path | None, *, stream_file: Path | None) -> int:
     """Tell a test to those who are told of alerts: of the service, or of the stream STREAM.ini.
 
     It goes the same way as any alert, at once, and what the smarthost, a command or Apprise
@@ -250,12 +250,10 @@ def test(settings: ServiceSettings, *, stream_file: Path | None) -> int:
     Exit codes: 0 all were told; 1 nobody is to be told; 2 configuration; 3 the smarthost
     cannot be reached or refuses it, or a command failed.
     """
-    from mistamover.config import load_service
-
     if stream_file is None:
-        load_service(settings.path)  # what a start lacks is lacking here
-        return _try_ways(settings.email, "")
-    stream = load(stream_file, settings.path, only_record=False)
+        # Not only its place: what a start lacks is lacking here.
+        return _try_ways(load_service(global_file, only_place=False).email, "")
+    stream = load(stream_file, global_file, only_record=False)
     return _try_ways(stream.email, stream.name)
 
 

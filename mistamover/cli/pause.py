@@ -6,23 +6,19 @@ import getpass
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from mistamover.cli.common import load, running_service_command
+from mistamover.cli.common import free_command, load, load_service
 from mistamover.cli.help import Command
 from mistamover.errors import Exit, SpoolError
-
-if TYPE_CHECKING:
-    from mistamover.options import ServiceSettings
 
 
 @click.command(cls=Command, short_help="Pause a stream.")
 @click.argument("name")
 @click.option("--reason", default="", help="Why: status shows it.")
-@running_service_command
-def pause(settings: ServiceSettings, *, name: str, reason: str) -> int:
+@free_command
+def pause(global_file: Path | None, *, name: str, reason: str) -> int:
     """Pause the stream NAME after the batch that is on its way, until it is resumed.
 
     For example:
@@ -35,7 +31,7 @@ def pause(settings: ServiceSettings, *, name: str, reason: str) -> int:
     """
     from mistamover.lines import one_line, shown
 
-    path = _stop_file(settings, name)
+    path = _stop_file(global_file, name)
     said = f"paused by {user()} at {time.strftime('%Y-%m-%d %H:%M:%S')}: {reason or 'no reason'}"
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -80,19 +76,20 @@ def user() -> str:
 
 @click.command(cls=Command, short_help="Have a paused stream go on.")
 @click.argument("name")
-@running_service_command
-def resume(settings: ServiceSettings, *, name: str) -> int:
+@free_command
+def resume(global_file: Path | None, *, name: str) -> int:
     """Have the stream NAME go on: remove the stop file from its spool.
 
     For example:
 
         mistamover resume images
 
-    Exit codes: 0 it is not paused; 1 the stop file cannot be removed; 2 no such stream.
+    NAME may be the path of a stream file too. Exit codes: 0 it is not paused; 1 the stop
+    file cannot be removed; 2 no such stream.
     """
     from mistamover.lines import shown
 
-    path = _stop_file(settings, name)
+    path = _stop_file(global_file, name)
     try:
         path.unlink()
     except FileNotFoundError:
@@ -104,10 +101,13 @@ def resume(settings: ServiceSettings, *, name: str) -> int:
     return Exit.DONE
 
 
-def _stop_file(settings: ServiceSettings, name: str) -> Path:
-    """The stop file of a stream, by its name in the service, or by the path of its file."""
+def _stop_file(global_file: Path | None, name: str) -> Path:
+    """The stop file of a stream, by its name in the service, or by the path of its file, which needs no service."""
     from mistamover.cli.service import stream_path
 
-    path = Path(name) if os.sep in name or name.endswith(".ini") else stream_path(settings, name)
-    stream = load(path, settings.path, only_record=True)
+    path = Path(name)
+    if os.sep not in name and path.suffix != ".ini":
+        service = load_service(global_file, only_place=True)
+        path, global_file = stream_path(service, name), service.path
+    stream = load(path, global_file, only_record=True)
     return stream.data_stream.directory / stream.incoming.stop_file
