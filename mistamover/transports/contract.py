@@ -18,7 +18,7 @@ from hashlib import sha256
 from typing import ClassVar, Self
 
 from mistamover.disk import Space
-from mistamover.errors import NameTaken, TargetRefused, UnitError
+from mistamover.errors import NameTaken, TargetDown, TargetRefused, UnitError
 from mistamover.fs import LONGEST_NAME
 from mistamover.options import Settings
 from mistamover.spool import Spool
@@ -280,6 +280,21 @@ def the_spool(settings: Settings) -> TargetRefused:
     """The error of a target that is the spool, by whatever detour: a source would prove its own delivery."""
     where = f"{settings.outgoing.target_host}:{settings.outgoing.target_dir}"
     return TargetRefused(f"{where}: is the spool itself, or lies in it; set another [outgoing] target_dir")
+
+
+def down(settings: Settings, said: str) -> TargetDown:
+    """The error of a host that was not reached, by what was said of it; wrong names and ports are seen there first."""
+    hint = next((hint for text, hint in _HINTS.items() if text in said), "")
+    return TargetDown(f"{settings.outgoing.target_host}: {said}{hint.format(settings.outgoing.transfer_protocol)}")
+
+
+_HINTS = {
+    "resolve hostname": "; look at [outgoing] target_host",
+    "not known": "; look at [outgoing] target_host",
+    "Connection refused": "; does a server run there, and is [{}] port right?",
+    "Unable to connect": "; does a server run there, and is [{}] port right?",
+    "timed out": "; is it up, is [{}] port right, and does no firewall keep us out?",
+}
 
 
 def stream_tag(settings: Settings) -> str:

@@ -20,6 +20,7 @@ from mistamover.errors import MistamoverError, TargetDown, TargetRefused, TooMan
 from mistamover.options import Ftp as FtpOptions
 from mistamover.options import Ftps as FtpsOptions
 from mistamover.options import Settings
+from mistamover.transports.contract import down
 from mistamover.transports.far_shell import SLOWEST_DISK
 
 UNANSWERED = 1000
@@ -406,7 +407,7 @@ def log_in(settings: Settings) -> FtpClient:
     except BaseException as error:
         ftp.close()
         if isinstance(error, (OSError, EOFError, ValueError, ftplib.Error)):
-            raise _explain(error, host, settings.outgoing.transfer_protocol) from error
+            raise _explain(error, settings) from error
         raise
     return FtpClient(ftp, options.connect_timeout, options.stall_timeout)
 
@@ -439,8 +440,8 @@ def _connect_and_log_in(ftp: ftplib.FTP, host: str, options: FtpOptions) -> None
         ftp.login(options.username or "", password)
 
 
-def _explain(error: Exception, host: str, section: str) -> MistamoverError:
-    said = str(error)
+def _explain(error: Exception, settings: Settings) -> MistamoverError:
+    host, section, said = settings.outgoing.target_host, settings.outgoing.transfer_protocol, str(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return TargetRefused(
             f"{host}: its certificate is not accepted: {error.verify_message}; "
@@ -453,10 +454,11 @@ def _explain(error: Exception, host: str, section: str) -> MistamoverError:
             f"{host}: log-in refused; check [{section}] username and password ({said[4:].strip()})"
         )
     if isinstance(error, ftplib.Error):
-        return TargetRefused(f"{host}: {said}")
+        hint = "; it offers no TLS: is there another port for that ([ftps] implicit)?" if "AUTH" in said else ""
+        return TargetRefused(f"{host}: {said}{hint}")
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
         return TargetRefused(f"{host}: no TLS: {error.reason or said}; look at port and [{section}] implicit")
-    return TargetDown(f"{host}: {said or 'the server closed the connection'}")
+    return down(settings, said or "the server closed the connection")
 
 
 def _keep_alive(sock: socket.socket) -> None:

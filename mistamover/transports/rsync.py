@@ -44,6 +44,7 @@ from mistamover.transports.contract import (
     Level,
     Proof,
     Transport,
+    down,
     draft_name,
     space,
     taken,
@@ -218,7 +219,7 @@ class Rsync(Transport):
         if result.code == NOT_FOUND or any(_NO_PROGRAM.match(line) for line in result.messages):
             return TargetRefused(f"{host}: there is no rsync; install it there, or give --rsync-path in cmd")
         if result.code in DOWN or result.code < 0:
-            return TargetDown(f"{host}: {result.reason}")
+            return down(self.settings, result.reason)
         return TargetRefused(f"{host}: {result.reason}")
 
     def _ask(

@@ -60,6 +60,11 @@ class RsyncSsh(Rsync):
         if self._connection is not None and not self._connection.is_alive:
             return self._connection.ended()
         said = "\n".join(result.messages)
+        if "is your shell clean" in said:
+            return TargetRefused(
+                f"{self.settings.outgoing.target_host}: the account's shell there says something of its own before "
+                f"rsync does; have its start-up files (.bashrc) be silent where nobody sits at a terminal"
+            )
         return (
             ssh.explain_ssh(said, self.settings)
             if result.code == 255
@@ -144,7 +149,8 @@ class RsyncNative(Rsync):
         if "auth failed" in said:
             return TargetRefused(f"{host}: log-in refused; check [rsync_native] username and password")
         if "@ERROR" in said:
-            return TargetRefused(f"{host}: {result.reason}")
+            hint = "; [outgoing] target_dir begins with the module" if "Unknown module" in said else ""
+            return TargetRefused(f"{host}: {result.reason}{hint}")
         if result.code == 5:
             return TargetDown(f"{host}: {result.reason}")
         return None

@@ -28,6 +28,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from mistamover.errors import MistamoverError, TargetDown, TargetRefused
 from mistamover.options import PasswordLogIn, Settings, SshLogIn
+from mistamover.transports.contract import down
 from mistamover.processes import guarded, surroundings
 
 if TYPE_CHECKING:
@@ -470,7 +471,7 @@ def explain_ssh(messages: str, settings: Settings) -> MistamoverError:
     if "subsystem request failed" in messages:
         return TargetRefused(f"{host}: the server offers no SFTP; ask its administrator for the sftp subsystem")
     lines = [line.strip() for line in messages.splitlines() if line.strip()]
-    return TargetDown(f"{host}: {lines[-1] if lines else 'the connection was closed'}")
+    return down(settings, lines[-1] if lines else "the connection was closed")
 
 
 def account_at_its_end(messages: str, settings: Settings) -> TargetRefused | None:
@@ -712,7 +713,7 @@ class _Explained:
             raise TargetRefused(refused_login(self._settings)) from error
         if isinstance(error, OSError | EOFError | paramiko.SSHException):
             what = "no answer" if isinstance(error, TimeoutError) else str(error) or "the connection was closed"
-            raise TargetDown(f"{host}: {what}") from error
+            raise down(self._settings, what) from error
 
 
 class ParamikoChannel(Channel):

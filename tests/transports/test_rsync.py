@@ -229,7 +229,7 @@ class TestDaemonConnection:
     def test_an_unknown_module_is_refused(self, rig: Rig, server: Rsyncd) -> None:
         (rig.base / "other").mkdir()
         other = Rig(rig.base / "other", to_daemon(server), module="other")
-        with pytest.raises(TargetRefused, match="Unknown module 'other'"):
+        with pytest.raises(TargetRefused, match=r"Unknown module 'other'; \[outgoing\] target_dir"):
             other.open()
         other.close()
 
@@ -432,6 +432,14 @@ def test_where_there_is_no_rsync_it_is_said(sshd: Sshd, tmp_path: Path) -> None:
         rig.open(log_in={"cmd": "rsync --rsync-path=/no/such/rsync"})
     with pytest.raises(TargetRefused, match="install rsync"):
         rig.open(log_in={"cmd": "/no/such/rsync"})
+    rig.close()
+
+
+def test_a_shell_that_speaks_for_itself_is_named(start_sshd: StartSshd, tmp_path: Path) -> None:
+    server = start_sshd(extra=('ForceCommand echo Welcome; eval "$SSH_ORIGINAL_COMMAND"',))
+    rig = Rig(tmp_path, over_ssh(server))
+    with pytest.raises(TargetRefused, match=r"the account's shell there says something .*\.bashrc"):
+        rig.open()
     rig.close()
 
 
