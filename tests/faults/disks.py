@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mistamover.testing.needs import find
+from tests.sshd import wait_for
 
 SHUTDOWN = 0x8004587D
 """FS_IOC_SHUTDOWN: ext4 and xfs write nothing any more, whatever is asked of them."""
@@ -35,8 +36,10 @@ class Disk:
             pytest.skip(f"this machine lets nobody mount: {done.stderr.strip()}")
 
     def unmount(self) -> None:
+        """Also out of the mount namespaces of others: as long as one has it, what is mounted again is the old one."""
         done = run("umount", self.place)
         assert not done.returncode, done.stderr
+        wait_for(lambda: not run("losetup", "-j", self.image).stdout, "its end in all namespaces", 60)
 
     def flush(self) -> None:
         """Have on disk what others wrote, who are not who is tried here."""

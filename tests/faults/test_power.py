@@ -17,7 +17,7 @@ from tests.faults.test_detectors import Change, spoilt
 from tests.faults.test_kill import MANY, fill, most_calls, second_version, taken
 from tests.sshd import Sshd, wait_for
 
-pytestmark = pytest.mark.needs("root", "mount", "umount", "mkfs.ext4", "strace")
+pytestmark = pytest.mark.needs("root", "mount", "umount", "losetup", "mkfs.ext4", "strace")
 
 PLACES = ["", "spool", "state", "target"]
 """Whose host loses its power: that of all of them, or only that of one."""
