@@ -255,12 +255,14 @@ def test_a_session_that_was_given_up_comes_back_to_life(
     with Watcher(rig.oracle):
         # The first file that is opened there only shows that files can be.
         number = 2 if frozen_at == "openat" else 1
-        wait_for(lambda: is_about_staged(faulty.seen, frozen_at, rig, number), "the first session to come so far")
+        wait_for(
+            lambda: is_about_staged(faulty.seen, frozen_at, rig, number), "the first session to come so far", 60
+        )
         faulty.sshd.freeze_sessions()
         faulty.arm(then_at, f"delay_enter=1000000:when={1 if then_at == 'link' else 6}")
-        wait_for(lambda: is_about_staged(faulty.seen, then_at, rig), "the second session to come so far", 30)
+        wait_for(lambda: is_about_staged(faulty.seen, then_at, rig), "the second session to come so far", 60)
         faulty.sshd.thaw_sessions()
-        wait_for(lambda: "+++" in first.read_text(), "the first session to end")
+        wait_for(lambda: "+++" in first.read_text(), "the first session to end", 60)
         run = finished(process)
     assert run.code == 0, run.text
     rig.oracle.check()
