@@ -6,7 +6,8 @@ is carried by the others. That the parts make the whole is proven like that of a
 
 Until it is whole, the file lies at the target under a name that says of which version of the source it is, and
 beside it are notes of the ranges that arrived. So a later try sends only what is missing. A dead session may still
-write what it was asked to: those are bytes of the same version, or a note that is true.
+write what it was asked to, even once the file is published: those are bytes of the same version, or a note that is
+true. Where nothing compares the bytes, and among processes, no two tries share a file.
 """
 
 from __future__ import annotations
