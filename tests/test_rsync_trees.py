@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from inotify_simple import INotify
 
 from mistamover.transports import rsync_trees
-from mistamover.transports.rsync_trees import Ground, Tree
+from mistamover.transports.rsync_trees import Ground, Mark, Tree
 
 
 @pytest.fixture
@@ -76,6 +78,21 @@ def test_where_there_is_no_such_place_the_disk_serves(tmp_path: Path) -> None:
     assert ground.path == str(tmp_path)
     ground.close()
     assert tmp_path.is_dir()
+
+
+@pytest.mark.parametrize("lacks", ["write", "add_watch"])
+def test_a_mark_that_cannot_be_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    """No room, or more watches than this user may have."""
+
+    def none_left(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Tree if lacks == "write" else INotify, lacks, none_left)
+    with pytest.raises(OSError, match="No space left"):
+        Mark(str(tmp_path), "a/b")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_that_another_took_for_left_over_is_not_used(

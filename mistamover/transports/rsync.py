@@ -881,7 +881,7 @@ def _stand_in(tree: Tree, units: Sequence[Unit]) -> tuple[list[Unit], list[Outco
             tree.stand_in(unit.final, unit.size)
             good.append(unit)
         except OSError as error:
-            refused.append(Outcome(unit, UnitRefused(f"rsync cannot be given that name: {error.strerror}")))
+            refused.append(Outcome(unit, tree.cannot_hold(error)))
     return good, refused
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -13,7 +14,7 @@ from typing import Self
 
 from inotify_simple import INotify
 
-from mistamover.errors import SourceMoved, UnitError, UnitRefused
+from mistamover.errors import NoRoomHere, SourceMoved, UnitError, UnitRefused
 from mistamover.spool import Reader, Source
 from mistamover.unit import Outcome, Unit
 
@@ -21,6 +22,8 @@ MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there is private
 """Where a thousand links take milliseconds, which on a disk may take a second."""
 
 
+_ITS_OWN = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EFBIG, errno.EEXIST, errno.ENOTDIR}
+"""What the name or the size of a file is to blame for, on any host."""
 _CLOSED = 0x10
 """IN_CLOSE_NOWRITE of inotify(7)."""
 
@@ -99,8 +102,10 @@ class Tree:
         """Have ``path`` lead to the very file that we hold open, whatever happens to its name."""
         try:
             os.symlink(f"/proc/{os.getpid()}/fd/{fd}", self._place(path))
+        except (FileExistsError, NotADirectoryError) as error:
+            raise SourceMoved("a file took a directory's place, or the reverse") from error
         except OSError as error:
-            raise _cannot_hold(error) from error
+            raise self.cannot_hold(error) from error
 
     def stand_in(self, path: str, size: int) -> None:
         """Have ``path`` be a file of this size that nobody may read: rsync can compare and link, but not send."""
@@ -109,6 +114,12 @@ class Tree:
             os.ftruncate(fd, size)
         finally:
             os.close(fd)
+
+    def cannot_hold(self, error: OSError) -> UnitError:
+        """Why a unit could not be given a place here: by its own fault only where that is what it is called."""
+        if error.errno in _ITS_OWN:
+            return UnitRefused(f"rsync cannot be given a file of that name: {error.strerror}")
+        return NoRoomHere(f"{self.path}: rsync cannot be shown it here: {error.strerror}; make room there")
 
     def write(self, path: str, data: bytes) -> None:
         """Have ``path`` be a file with these bytes."""
@@ -198,13 +209,13 @@ class Mark(Tree):
     def __init__(self, parent: str, path: str) -> None:
         super().__init__(parent)
         self._path = path
-        self.write(path, b".")
         try:
+            self.write(path, b".")
             self._notices = INotify(nonblocking=True)
+            self._notices.add_watch(f"{self.path}/{path}", _CLOSED)
         except OSError:
             super().close()
             raise
-        self._notices.add_watch(f"{self.path}/{path}", _CLOSED)
 
     @property
     def fd(self) -> int:
@@ -219,9 +230,3 @@ class Mark(Tree):
         """Remove it."""
         self._notices.close()
         super().close()
-
-
-def _cannot_hold(error: OSError) -> UnitError:
-    if isinstance(error, FileExistsError | NotADirectoryError):
-        return SourceMoved("a file took a directory's place, or the reverse")
-    return UnitRefused(f"rsync cannot be given a file of that name: {error.strerror}")

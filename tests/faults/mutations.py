@@ -977,6 +977,14 @@ UNVERIFIABLE_IS_NOT_VERIFIED = [
 EVERY_FAULT_ENDS_SOMEWHERE = [
     Mutation(
         7,
+        "blames a unit for a host that has no room for what rsync reads",
+        "transports/rsync_trees.py",
+        "if error.errno in _ITS_OWN:",
+        "if True:",
+        "tests/faults/test_shortage.py::test_no_unit_is_to_blame_where_there_is_no_room_for_what_rsync_reads",
+    ),
+    Mutation(
+        7,
         "sets units aside for what is the fault of the target",
         "stream.py",
         "if error.fault is Fault.UNIT and is_spent and",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import psutil
 import pytest
 
 from mistamover.errors import Exit
 from tests.faults.rig import Rig, Run, finished, strace
+from tests.rsyncd import Rsyncd
 from tests.sshd import wait_for
 
 UNITS = 12
@@ -70,3 +72,14 @@ def test_a_host_that_gives_no_thread_is_waited_for(local: Rig) -> None:
     is_harmless(local, run)
     assert SHORT in run.text
     local.run_clean()
+
+
+@pytest.mark.needs("strace", "rsync")
+def test_no_unit_is_to_blame_where_there_is_no_room_for_what_rsync_reads(tmp_path: Path, rsyncd: Rsyncd) -> None:
+    """Links to what is sent, in memory or on a disk of this host."""
+    rig = Rig(tmp_path / "rig", rsyncd)
+    fill(rig)
+    run = rig.run(under=strace("symlink", "error=ENOSPC"))
+    assert not is_harmless(rig, run)
+    assert "No space left on device" in run.reasons("waiting")
+    rig.run_clean()

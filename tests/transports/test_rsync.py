@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -15,6 +16,7 @@ import pytest
 
 from mistamover.errors import (
     NameTaken,
+    NoRoomHere,
     NotVerified,
     SourceMoved,
     TargetDown,
@@ -350,6 +352,18 @@ class TestWhatIsProvenAsItGetsItsName:
         transport, units = self.sent(rig)
         good(transport.publish([unit for unit in units if unit.path != "deep/file"]))
         assert tree(rig.target) == {path: data for path, data in tree(rig.spool).items() if "deep" not in path}
+
+    def test_no_unit_is_to_blame_where_there_is_no_room_for_its_stand_in(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        write(rig.target / "file", b"an older one")
+        transport = rig.open(existing="replace")
+        units = good(transport.send(rig.units(transport, "file")))
+        monkeypatch.setattr(Tree, "stand_in", full)
+        assert errors(transport.publish(units)) == {"file": NoRoomHere}
 
     def staged(self, rig: Rig, unit: Unit) -> Path:
         return rig.target / OWN_NAME / "images" / rig.staged_name(unit)
