@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -76,11 +76,25 @@ def _open_directory(path: str | Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
+@contextmanager
+def _short_of_memory() -> Iterator[None]:
+    """Have an error say of a place without room that this host lacks memory: no unit and no target is to blame."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(
+                errno.ENOMEM, f"no room for what rsync reads: {error.strerror}", error.filename
+            ) from error
+        raise
+
+
 class Tree:
     """A private directory that is gone at the end of the block."""
 
     def __init__(self, parent: str) -> None:
-        self.path = tempfile.mkdtemp(dir=parent)
+        with _short_of_memory():
+            self.path = tempfile.mkdtemp(dir=parent)
         self._made = {""}
 
     def __enter__(self) -> Self:
@@ -109,7 +123,8 @@ class Tree:
 
     def stand_in(self, path: str, size: int) -> None:
         """Have ``path`` be a file of this size that nobody may read: rsync can compare and link, but not send."""
-        fd = os.open(self._place(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0)
+        with _short_of_memory():
+            fd = os.open(self._place(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0)
         try:
             os.ftruncate(fd, size)
         finally:
@@ -123,13 +138,15 @@ class Tree:
 
     def write(self, path: str, data: bytes) -> None:
         """Have ``path`` be a file with these bytes."""
-        fd = os.open(self._place(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with open(fd, "wb") as file:
-            file.write(data)
+        with _short_of_memory():
+            fd = os.open(self._place(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            with open(fd, "wb") as file:
+                file.write(data)
 
     def directory(self, path: str) -> None:
         """Have ``path`` be a directory."""
-        self._place(f"{path}/")  # "." is there
+        with _short_of_memory():
+            self._place(f"{path}/")  # "." is there
 
     def _place(self, path: str) -> str:
         parent = path.rpartition("/")[0]

@@ -9,7 +9,9 @@ import psutil
 import pytest
 
 from mistamover.errors import Exit
+from mistamover.testing.rig import small_disk
 from tests.faults.rig import Rig, Run, finished, strace
+from tests.faults.test_detectors import Change, planted
 from tests.rsyncd import Rsyncd
 from tests.sshd import wait_for
 
@@ -82,4 +84,23 @@ def test_no_unit_is_to_blame_where_there_is_no_room_for_what_rsync_reads(tmp_pat
     run = rig.run(under=strace("symlink", "error=ENOSPC"))
     assert not is_harmless(rig, run)
     assert "No space left on device" in run.reasons("waiting")
+    rig.run_clean()
+
+
+@pytest.mark.needs("root", "mount", "umount", "rsync")
+def test_a_host_without_room_in_memory_is_waited_for(tmp_path: Path, rsyncd: Rsyncd) -> None:
+    """From room for one thing there, and one thing after the other."""
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    change = Change("transports/rsync_trees.py", 'MEMORY = Path("/dev/shm")', f'MEMORY = Path("{memory}")')
+    rig = Rig(tmp_path / "rig", rsyncd, package=planted(tmp_path, change))
+    fill(rig)
+    short = 0
+    for inodes in range(2, 60):
+        with small_disk(memory, f"nr_inodes={inodes}"):
+            run = rig.run()
+        if is_harmless(rig, run):
+            break
+        short += SHORT in run.text
+    assert short
     rig.run_clean()
