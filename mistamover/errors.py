@@ -51,6 +51,13 @@ class ConfigError(MistamoverError):
         self.findings = tuple(findings)
 
 
+class Unknown(MistamoverError):
+    """What a person named on the command line is not there."""
+
+    fault = Fault.CONFIGURATION
+    exit = Exit.USAGE
+
+
 class Held(MistamoverError):
     """Somebody else holds the stream: another process moves from the same spool or writes its ledger."""
 

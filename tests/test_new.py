@@ -266,7 +266,7 @@ def test_what_is_missing_is_told_at_once_where_nobody_can_be_asked(at: Path) -> 
     ("given", "said"),
     [
         ("ftp.password=canary-77", "others can read the arguments of a program; give ftp.password_file"),
-        ("outgoing.lanes=8\n[sftp]\nport = 1", "A value is one line of text"),
+        ("outgoing.lanes=8\n[sftp]\nport = 1", "a value is one line of text"),
         ("lanes=8", "give SECTION.OPTION=VALUE"),
         ("logging.port=2000", "there is no log server"),
         ("outgoing.lanes=many", "'many' cannot be used; give a whole number, from 1 to 32"),

@@ -9,7 +9,7 @@ from importlib import import_module
 import click
 
 from mistamover import __version__
-from mistamover.cli.common import unwritable
+from mistamover.cli.common import tell_usage, unwritable
 from mistamover.cli.help import Group
 from mistamover.errors import Exit
 from mistamover.processes import leave_no_core
@@ -106,8 +106,7 @@ def main() -> int:
     except OSError as error:
         return unwritable(error)
     except click.ClickException as error:
-        error.show()
-        return Exit.USAGE
+        return tell_usage(error)
     except (click.Abort, KeyboardInterrupt):
         return Exit.INTERRUPTED
     return code

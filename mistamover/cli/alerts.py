@@ -14,7 +14,7 @@ import click
 from mistamover.cli.common import free_command, load, load_service, running_service_command
 from mistamover.cli.help import Command, Group
 from mistamover.cli.history import Since
-from mistamover.errors import Exit
+from mistamover.errors import Exit, Unknown
 
 if TYPE_CHECKING:
     from mistamover.alert import Condition
@@ -169,7 +169,7 @@ def _refuse_unknown(state_dir: Path, name: str, known: set[str]) -> None:
     )
     if name not in known:
         there = ", ".join(map(shown, sorted(known)))
-        raise click.UsageError(f"no stream or condition is called {shown(name)}; there are {there}")
+        raise Unknown(f"no stream or condition is called {shown(name)}; there are {there}")
 
 
 # -- drop --------------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def _directory_of(state_dir: Path, name: str) -> Path:
     known = board.streams(state_dir)
     if name not in known:
         there = f"but with {', '.join(map(shown, sorted(known)))}" if known else "nor with any other"
-        raise click.UsageError(f"nothing is wrong with a stream called {shown(name)}, {there}")
+        raise Unknown(f"nothing is wrong with a stream called {shown(name)}, {there}")
     return state_dir / name
 
 

@@ -161,6 +161,20 @@ def tell_error(error: MistamoverError) -> int:
     return error.exit
 
 
+def tell_usage(error: click.ClickException) -> int:
+    """Say what is wrong with a command line, and where to see how it should be."""
+    from mistamover.lines import safe
+
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context and error.format_message() == context.get_help():  # nothing was given where something has to be
+        error.show()
+        return Exit.USAGE
+    what = " ".join(error.format_message().split()).removesuffix(".")
+    hint = f"{'' if what.endswith('?') else ';'} {context.command_path} --help shows how" if context else ""
+    print(f"mistamover: {safe(what[:1].lower() + what[1:])}{hint}", file=sys.stderr)
+    return Exit.USAGE
+
+
 def _tell_fault(error: Exception, *, debug: bool) -> int:
     from mistamover.lines import safe
 

@@ -13,7 +13,7 @@ import click
 
 from mistamover.cli.common import free_command, load_service
 from mistamover.cli.help import Command
-from mistamover.errors import ConfigError, Exit
+from mistamover.errors import ConfigError, Exit, Unknown
 
 if TYPE_CHECKING:
     from mistamover.disk import Space, Trend
@@ -138,7 +138,7 @@ def _watch(path: Path, *, as_json: bool) -> None:
         try:
             space = disk.space(path)
         except OSError as error:
-            raise click.UsageError(f"{shown(str(path))}: {error.strerror}") from error
+            raise Unknown(f"{shown(str(path))}: {error.strerror}; give a path that is there") from error
         trend.add(disk.Sample(time.monotonic(), space.free, space.inodes))
         click.echo(_watched_json(space, trend) if as_json else _watched(space, trend))
         sys.stdout.flush()

@@ -12,7 +12,7 @@ import click
 
 from mistamover.cli.common import record_command, tell_error
 from mistamover.cli.help import Command, Group
-from mistamover.errors import Exit, UnitError
+from mistamover.errors import Exit, UnitError, Unknown
 
 if TYPE_CHECKING:
     from mistamover.ledger import Entry, Ledger
@@ -234,5 +234,5 @@ def _named(found: Sequence[Entry], path: str) -> list[Entry]:
     named = [entry for entry in found if path in (entry.path, shown(entry.path))]
     named = named or [entry for entry in found if path == str(entry.id)]
     if not named:
-        raise click.UsageError(f"{shown(path)} is not in quarantine.")
+        raise Unknown(f"{shown(path)} is not in quarantine; mistamover quarantine list shows what is")
     return named

@@ -15,7 +15,7 @@ from mistamover.cli.common import (
     start_command,
 )
 from mistamover.cli.help import Command
-from mistamover.errors import Exit
+from mistamover.errors import Exit, Unknown
 
 if TYPE_CHECKING:
     from mistamover.options import ServiceSettings
@@ -122,7 +122,7 @@ def reload_(settings: ServiceSettings) -> int:
 
 
 def stream_path(settings: ServiceSettings, name: str) -> Path:
-    """The file of the stream that status calls so, or else of that name; ``UsageError`` where there is none."""
+    """The file of the stream that status calls so, or else of that name; ``Unknown`` where there is none."""
     from mistamover import config, heartbeat
     from mistamover.lines import shown
 
@@ -131,5 +131,5 @@ def stream_path(settings: ServiceSettings, name: str) -> Path:
     known |= {stream: Path(one.path) for stream, one in running.items() if Path(one.path) in known.values()}
     if name not in known:
         there = f"there are {', '.join(map(shown, known))}" if known else "there are none"
-        raise click.UsageError(f"no stream is called {shown(name)}; {there}")
+        raise Unknown(f"no stream is called {shown(name)}; {there}")
     return known[name]

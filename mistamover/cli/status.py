@@ -14,7 +14,7 @@ import click
 
 from mistamover.cli.common import not_running, running_service_command, start_command
 from mistamover.cli.help import Command
-from mistamover.errors import Exit
+from mistamover.errors import Exit, Unknown
 
 if TYPE_CHECKING:
     from mistamover.alert import Condition
@@ -93,7 +93,7 @@ def _show(settings: ServiceSettings, name: str | None, *, as_json: bool) -> int:
     disks = [one for one in heartbeat.read_disks(state_dir) if runs and (name is None or name in one.streams)]
     if name is not None and not rows:
         there = ", ".join(map(shown, service.streams)) or "none"
-        raise click.UsageError(f"the service has no stream {shown(name)}; it has {there}")
+        raise Unknown(f"the service has no stream {shown(name)}; it has {there}")
     if not as_json and not runs:
         click.echo(f"{not_running(settings)}; {start_command(settings)} starts it")
     for line in _json(service, rows, disks, runs=runs) if as_json else _lines(service, rows, disks, runs=runs):
