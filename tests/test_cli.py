@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 import mistamover
 from mistamover import config
 from mistamover.cli import _mistamover
 from mistamover.cli.check import _spool as look_at_spool
+from mistamover.cli.display import show_table
 from mistamover.errors import Exit
 from mistamover.transports.contract import Level
 from tests.program import DEADLINE, Local, command, ended, environment, tree
@@ -572,6 +574,34 @@ def test_the_record_as_json(local: Local) -> None:
     assert (row["state"], row["bytes"], row["proof"], row["algorithm"]) == ("removed", 5, "readback", "sha256")
     assert row["digest"] == hashlib.sha256(b"12345").hexdigest()
     assert row["target"] == f"local://{local.target}"
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_a_narrow_terminal_shows_whole_paths_digests_and_reasons(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    heads = ("when", "state", "size", "proof", "digest", "path", "reason")
+    path, digest, reason = "2026/weather-of-数据.txt", "5dd1" * 16, f"the target {'does not take it ' * 5}today"
+    row = ("2026-11-23 21:51:04", "quarantined", "10 bytes", "readback", digest, path, reason)
+    show_table(heads, [row, (*row[:4], digest[:12], path, "")], right="size")
+    lines = capsys.readouterr().out.splitlines()
+    assert all(cell_len(line) <= width for line in lines)
+    assert [line.strip() for line in lines].count(path) == 2
+    assert digest in "".join(map(str.strip, lines))
+    assert reason in " ".join(map(str.strip, lines))
+    assert sum(line.startswith("2026-11-23 21:51:04  quarantined") for line in lines) == 2
+
+
+def test_a_table_that_a_terminal_has_room_for_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    show_table(("number", "path", "reason"), [("12", "north/a.dat", "it is too long")], right="number")
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "number  path         reason",
+        "    12  north/a.dat  it is too long",
+    ]
 
 
 def test_since(local: Local) -> None:

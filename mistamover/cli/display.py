@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Self
 
 from mistamover.lines import duration, files, size
@@ -139,20 +139,75 @@ class Rate:
 
 
 def show_table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: str) -> None:
-    """Print a table on standard output; the column called ``right`` is flush with the right."""
+    """Print a table on standard output; the column called ``right`` is flush with the right.
+
+    Where the terminal is too narrow for it, what is long gets lines of its own below each row.
+    """
+    from rich.cells import cell_len
     from rich.console import Console
+
+    console = Console(highlight=False)
+    cells = [heads, *rows]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    below = _too_long(heads, widths, console.width)
+    flush = heads.index(right) if right in heads else None
+    if below:
+        for number, row in enumerate(cells):
+            for line in _lines(row, widths, below, flush):
+                console.print(line, style="" if number else "bold")
+    else:
+        console.print(_table(heads, cells[1:], right))
+
+
+def _too_long(heads: Sequence[str], widths: Sequence[int], width: int) -> set[int]:
+    """The columns that have to go for the others to be no wider than ``width``, as far as they may."""
+    below: set[int] = set()
+    for head in _LONG:
+        if sum(widths) + GAP * (len(widths) - 1) - sum(widths[one] + GAP for one in below) <= width:
+            break
+        if head in heads:
+            below.add(heads.index(head))
+    return below
+
+
+def _lines(
+    cells: Sequence[str], widths: Sequence[int], below: set[int], right: int | None
+) -> Iterator[RenderableType]:
+    """A row: what is short in one line, then each of the others in lines of its own."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    first = Text()
+    for number, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+        if number not in below:
+            text = Text(cell, style=_STYLES.get(cell, ""))
+            text.align("right" if number == right else "left", width)
+            first.append_text(text).append(" " * GAP)
+    first.rstrip()
+    yield first
+    for number in sorted(below):
+        if cells[number]:
+            yield Padding(Text(cells[number], overflow="fold"), (0, 0, 0, INDENT), expand=False)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: str) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     for head in heads:
         table.add_column(
             head, justify="right" if head == right else "left", overflow="fold", no_wrap=head not in _FOLDED
         )
     for row in rows:
         table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-    Console(highlight=False).print(table)
+    return table
 
 
+GAP = 2
+"""Columns of the terminal between two of a table."""
+INDENT = 4
+_LONG = ("reason", "path", "digest", "proof", "size")
+"""What gets a line of its own where a terminal is too narrow, in this order."""
 _FOLDED = ("path", "reason", "what", "in 0.1.0", "now")
 _STYLES = {"waiting": "yellow", "quarantined": "red", "delivered": "green", "removed": "green"}
