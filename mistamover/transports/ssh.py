@@ -28,8 +28,8 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from mistamover.errors import MistamoverError, TargetDown, TargetRefused
 from mistamover.options import PasswordLogIn, Settings, SshLogIn
-from mistamover.transports.contract import down
 from mistamover.processes import guarded, surroundings
+from mistamover.transports.contract import down
 
 if TYPE_CHECKING:
     import paramiko
