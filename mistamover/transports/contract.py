@@ -283,7 +283,7 @@ def the_spool(settings: Settings) -> TargetRefused:
 
 
 def down(settings: Settings, said: str) -> TargetDown:
-    """The error of a host that was not reached, by what was said of it; wrong names and ports are seen there first."""
+    """The error of a host that was not reached, by what was said of it: wrong names and ports show there first."""
     hint = next((hint for text, hint in _HINTS.items() if text in said), "")
     return TargetDown(f"{settings.outgoing.target_host}: {said}{hint.format(settings.outgoing.transfer_protocol)}")
 

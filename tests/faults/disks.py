@@ -36,7 +36,7 @@ class Disk:
             pytest.skip(f"this machine lets nobody mount: {done.stderr.strip()}")
 
     def unmount(self) -> None:
-        """Also out of the mount namespaces of others: as long as one has it, what is mounted again is the old one."""
+        """Out of all mount namespaces: as long as one has it, what is mounted again is the old one."""
         done = run("umount", self.place)
         assert not done.returncode, done.stderr
         wait_for(lambda: not run("losetup", "-j", self.image).stdout, "its end in all namespaces", 60)
