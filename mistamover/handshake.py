@@ -200,13 +200,13 @@ def _lines(data: bytes, ends: tuple[str, str], count: int, what: str) -> Sequenc
 
 def _number(text: str, *, least: int) -> int:
     if not re.fullmatch(r"-?[0-9]{1,18}", text) or int(text) < least:
-        raise Refused("it has a number that cannot be")
+        raise Refused(f"it has no number where one of at least {least} belongs")
     return int(text)
 
 
 def _md5(text: str) -> str:
     if not re.fullmatch(r"[0-9a-fA-F]{32}", text):
-        raise Refused("it has an MD5 that cannot be")
+        raise Refused("its MD5 is not one of 32 hexadecimal digits")
     return text.lower()
 
 

@@ -658,6 +658,26 @@ def test_all_are_released(refused: Local) -> None:
     assert refused.run("quarantine", "list", refused.ini).out == "nothing is in quarantine\n"
 
 
+def test_what_was_set_aside_at_its_arrival_is_shown_and_not_released(local: Local) -> None:
+    arrivals = local.top / "arrivals"
+    arrivals.mkdir()
+    local.configure(more=f"[incoming]\nrequire_arrival_monitor = yes\ndirectory = {arrivals}\n")
+    place = local.spool / ".mistamover/quarantine/arrival-4f"
+    local.put("radar.dat", b"echoes", at=place)
+    local.put(".reason", b"radar.dat\nits digest is another", at=place)
+    assert "arrival-4f" in local.run("quarantine", "list", local.ini).out
+    shown = local.run("quarantine", "show", local.ini, "arrival-4f")
+    assert (shown.code, shown.err) == (0, "")
+    assert {f"lies in:   {place}/radar.dat", "reason:    its digest is another"} <= set(shown.lines)
+    released = local.run("quarantine", "release", local.ini, "arrival-4f")
+    assert released.code == 2
+    assert released.err.startswith("mistamover: arrival-4f: was never proven; have its sender send it again, ")
+    assert local.run("quarantine", "release", local.ini, "--all").out.endswith("that could be released\n")
+    assert local.once().code == 0
+    assert local.run("history", local.ini).out.endswith("; of what arrived the log tells\n")
+    assert (place / "radar.dat").read_bytes() == b"echoes"
+
+
 def test_a_taken_name_keeps_the_unit_in_quarantine(refused: Local) -> None:
     refused.put("b", b"a newer one")
     released = refused.run("quarantine", "release", "--all", refused.ini)

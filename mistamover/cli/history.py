@@ -101,9 +101,7 @@ def history(
         del rows[0]
         click.echo(f"only the last {most:,}; --limit 0 shows all", err=True)
     if not rows:
-        return _say_nothing(
-            "nothing waits or is in quarantine" if failed else "nothing in that time", as_json=False
-        )
+        return _say_nothing(_why_nothing(settings, failed=failed, since=since), as_json=False)
     _tell_people(rows, verbose=verbose)
     return Exit.DONE
 
@@ -116,6 +114,15 @@ def _with_files(path: Path, found: Iterable[Entry]) -> Iterator[Entry]:
         yield entry
         for content in contents(path, entry.id):
             yield entry._replace(path=content.path, size=content.size, digest=content.digest)
+
+
+def _why_nothing(settings: Settings, *, failed: bool, since: float) -> str:
+    if failed:
+        return "nothing waits or is in quarantine"
+    if since:
+        return "nothing in that time"
+    arrivals = "; of what arrived the log tells" if settings.incoming.require_arrival_monitor else ""
+    return f"nothing was delivered yet, and nothing failed{arrivals}"
 
 
 def _last(found: Iterable[Entry], limit: int) -> list[Entry]:

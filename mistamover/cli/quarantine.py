@@ -15,6 +15,7 @@ from mistamover.cli.help import Command, Group
 from mistamover.errors import Exit, UnitError, Unknown
 
 if TYPE_CHECKING:
+    from mistamover.arrivals import Aside
     from mistamover.ledger import Entry, Ledger
     from mistamover.options import Settings
     from mistamover.spool import Spool
@@ -54,13 +55,7 @@ def list_(settings: Settings) -> int:
     rows = [
         (str(entry.id), when(entry.changed), shown(entry.path), safe(entry.reason)) for entry in _entries(settings)
     ]
-    if settings.incoming.require_arrival_monitor:
-        from mistamover.arrivals import set_aside
-
-        rows += [
-            (one.number, when(one.since), shown(one.name), safe(one.reason))
-            for one in set_aside(settings.data_stream.directory)
-        ]
+    rows += [(one.number, when(one.since), shown(one.name), safe(one.reason)) for one in _arrivals(settings)]
     if not rows:
         click.echo("nothing is in quarantine")
     else:
@@ -81,10 +76,14 @@ def show(settings: Settings, *, paths: tuple[str, ...]) -> int:
 
         mistamover quarantine show images.ini 12
     """
-    for number, entry in enumerate(_wanted(settings, paths)):
+    arrivals = {one.number: one for one in _arrivals(settings) if one.number in paths}
+    wanted = _wanted(settings, [path for path in paths if path not in arrivals])
+    blocks = [_description(settings, entry) for entry in wanted]
+    blocks += [_description_of_arrival(settings, one) for one in arrivals.values()]
+    for number, block in enumerate(blocks):
         if number:
             click.echo()
-        for name, text in _description(settings, entry):
+        for name, text in block:
             click.echo(f"{name + ':':<10} {text}")
     return Exit.DONE
 
@@ -109,6 +108,19 @@ def _description(settings: Settings, entry: Entry) -> list[tuple[str, str]]:
     ]
 
 
+def _description_of_arrival(settings: Settings, one: Aside) -> list[tuple[str, str]]:
+    from mistamover.lines import safe, shown
+    from mistamover.stream import when
+
+    return [
+        ("number", one.number),
+        ("path", shown(one.name)),
+        ("lies in", shown(str(_place_of_arrival(settings, one) / one.name))),
+        ("since", when(one.since)),
+        ("reason", safe(one.reason)),
+    ]
+
+
 @quarantine.command(cls=Command, short_help="Give units back to their stream.")
 @click.option("--all", "is_all", is_flag=True, help="Release all that is in quarantine.")
 @record_command
@@ -130,9 +142,10 @@ def release(settings: Settings, *, is_all: bool, paths: tuple[str, ...]) -> int:
 
     if is_all == bool(paths):
         raise click.UsageError("Give PATHs or numbers, or --all.")
+    _refuse_arrivals(settings, paths)
     wanted = _entries(settings) if is_all else _wanted(settings, paths)
     if not wanted:
-        click.echo("nothing is in quarantine")
+        click.echo("nothing is in quarantine that could be released")
         return Exit.DONE
     checksum, is_mirror = settings.outgoing.checksum, _is_mirror(settings)
     with (
@@ -142,6 +155,16 @@ def release(settings: Settings, *, is_all: bool, paths: tuple[str, ...]) -> int:
         spool.hold()
         codes = [_release(settings, ledger, spool, entry) for entry in wanted]
     return max(codes)
+
+
+def _refuse_arrivals(settings: Settings, paths: Sequence[str]) -> None:
+    """What was not proven at its arrival never becomes a unit."""
+    from mistamover.lines import shown
+
+    for one in _arrivals(settings):
+        if one.number in paths:
+            place = shown(str(_place_of_arrival(settings, one)))
+            raise Unknown(f"{one.number}: was never proven; have its sender send it again, and remove {place}")
 
 
 def _release(settings: Settings, ledger: Ledger, spool: Spool, entry: Entry) -> int:
@@ -193,6 +216,19 @@ def _place(settings: Settings, entry: Entry) -> Path:
     if _is_mirror(settings):
         return spool / entry.path
     return spool / QUARANTINE / str(entry.id) / entry.path.rpartition("/")[2]
+
+
+def _arrivals(settings: Settings) -> list[Aside]:
+    """What was set aside at its arrival."""
+    from mistamover.arrivals import set_aside
+
+    return set_aside(settings.data_stream.directory) if settings.incoming.require_arrival_monitor else []
+
+
+def _place_of_arrival(settings: Settings, one: Aside) -> Path:
+    from mistamover.spool import QUARANTINE
+
+    return settings.data_stream.directory / QUARANTINE / one.number
 
 
 def _entries(settings: Settings) -> list[Entry]:
