@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+COLUMNS = 100
+"""Of the terminal."""
 DEADLINE = 60.0
 """Seconds until a program is given up."""
 
@@ -102,7 +104,7 @@ def environment(home: Path, packages: Path | None = None) -> dict[str, str]:
     ours = ("CONFIG__", "XDG_", "PYTHON")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     path = os.pathsep.join(map(str, filter(None, [ROOT, packages])))
-    return kept | {"HOME": str(home), "PYTHONPATH": path, "TERM": "xterm", "COLUMNS": "100"}
+    return kept | {"HOME": str(home), "PYTHONPATH": path, "TERM": "xterm", "COLUMNS": str(COLUMNS)}
 
 
 def tree(top: Path) -> Tree:

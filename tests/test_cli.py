@@ -24,8 +24,10 @@ from mistamover import config
 from mistamover.cli import _mistamover
 from mistamover.cli.check import _spool as look_at_spool
 from mistamover.cli.display import show_table
+from mistamover.cli.status import table_of
 from mistamover.errors import Exit
 from mistamover.transports.contract import Level
+from tests import program
 from tests.program import DEADLINE, Local, command, ended, environment, tree
 from tests.sshd import Sshd, wait_for
 
@@ -896,6 +898,36 @@ def test_a_terminal_shows_the_record_as_a_table(local: Local) -> None:
     assert code == 0
     assert "[bold]a" in drawn, "a name is no markup"
     assert "removed" in drawn
+
+
+def test_a_terminal_of_80_columns_has_room_for_what_a_stream_does(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped = local.run("check", local.ini).lines
+    spool, target = f"stream x moves {local.spool} to", f"local://{local.target}, oldest first,"
+    assert piped[0].startswith(f"ok: {spool} {target} once a file")
+    assert [line.split()[0] for line in piped] == ["ok:", "Each", "Another", "ok", "ok"]
+    monkeypatch.setattr(program, "COLUMNS", 80)
+    code, drawn = on_a_terminal(local, "check", local.ini)
+    told, _, _ = drawn.partition("\r\nok    ")
+    assert code == 0
+    assert all(len(line) <= 80 or " " not in line.strip() for line in told.splitlines())
+    assert " ".join(told.split()) == " ".join(" ".join(piped[:3]).split())
+
+
+def test_the_status_leaves_out_what_says_nothing_and_fits_on_a_terminal() -> None:
+    short = ("  images", "idle", "22:51:30", "0", "0", "", "", "", "", "")
+    long = ("! radar", "broken configuration", "2026-11-23", "812, 3 GiB", "12,031, 4 GiB", "31 MiB/s", "3")
+    assert table_of([short], 80) == [
+        ["  stream  state  since     waiting  today"],
+        ["  images  idle   22:51:30        0      0"],
+    ]
+    rows = [short, (*long, "12", "2026-11-23", "")]
+    (head,), (first,), (second, more) = table_of(rows, 80)
+    assert max(map(len, (head, first, second))) <= 80
+    assert more == "rate 31 MiB/s, failed 3, quarantine 12, oldest 2026-11-23"
+    assert [len(lines) for lines in table_of(rows, None)] == [1, 1, 1]
+    assert "next try" not in table_of(rows, None)[0][0]
 
 
 # -- the program itself ------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             cwd=at,
-            env=environment(at) | {"CONFIG__global__state_dir": str(at / "state"), "COLUMNS": "200"},
+            env=environment(at) | {"CONFIG__global__state_dir": str(at / "state"), "COLUMNS": "80"},
             preexec_fn=lambda: os.login_tty(theirs),
         )
         os.close(theirs)

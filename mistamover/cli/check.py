@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mistamover.cli.common import file_command, load, load_service, shell_word, tell_error
+from mistamover.cli.common import INDENT, file_command, load, load_service, paragraph, shell_word, tell_error
 from mistamover.cli.help import Command
 from mistamover.errors import ConfigError, Exit, MistamoverError
 
@@ -59,7 +59,9 @@ def _check(
         settings = load(path, global_file, only_record=False)
     except ConfigError as error:
         return tell_error(error)
-    click.echo(f"ok: {describe(settings)}")
+    for number, sentence in enumerate(describe(settings)):
+        for line in paragraph(sentence, INDENT if number else "ok: "):
+            click.echo(line)
     _tell_differences(settings)
     near = tell(chain(look_here(settings), _look_beside(settings, seen)))
     seen.append(settings)
@@ -108,26 +110,36 @@ _VERIFY = {
 _PACKAGED = {"none": "", "zip": "becomes a zip archive, ", "tar": "becomes a tar archive, "}
 
 
-def describe(settings: Settings) -> str:
-    """What the stream does, in one paragraph."""
+def describe(settings: Settings) -> list[str]:
+    """What the stream does, in some sentences."""
     from mistamover.lines import safe
+
+    return list(map(safe, _sentences(settings)))
+
+
+def _sentences(settings: Settings) -> Iterator[str]:
     from mistamover.stream import target_name
 
     outgoing, source = settings.outgoing, settings.data_stream
     if outgoing.transfer_protocol == "none":
-        return safe(f"stream {settings.name} {_receiving(settings)}. It sends nothing.")
+        yield f"stream {settings.name} {_receiving(settings)}."
+        yield "It sends nothing."
+        return
     is_mirror = outgoing.transfer_mode == "mirror"
-    text = (
+    yield (
         f"stream {settings.name} {'mirrors' if is_mirror else 'moves'} {source.directory} to "
         f"{target_name(settings)}, {source.order} first, once a {source.transfer_unit} has not changed for "
-        f"{source.settle_time:g} s. Each {_PACKAGED[outgoing.package]}is {_verified(outgoing)}, then published"
-        f"{'' if is_mirror else ', then removed from the spool'}. {_existing(settings)}"
+        f"{source.settle_time:g} s."
     )
+    yield (
+        f"Each {_PACKAGED[outgoing.package]}is {_verified(outgoing)}, then published"
+        f"{'' if is_mirror else ', then removed from the spool'}."
+    )
+    yield _existing(settings)
     if outgoing.target_uses_arrival_monitor:
-        text += " It counts as delivered once the receipt of the target's arrivals monitor says so."
+        yield "It counts as delivered once the receipt of the target's arrivals monitor says so."
     if settings.incoming.require_arrival_monitor:
-        text += f" It also {_receiving(settings)}."
-    return safe(text)
+        yield f"It also {_receiving(settings)}."
 
 
 def _verified(outgoing: Outgoing) -> str:

@@ -17,6 +17,9 @@ from mistamover.errors import ConfigError, Exit, MistamoverError
 if TYPE_CHECKING:
     from mistamover.options import ServiceSettings, Settings
 
+INDENT = " " * 4
+WIDEST, NARROWEST = 94, 20
+"""Columns of a paragraph."""
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -215,6 +218,24 @@ def leave(code: int) -> NoReturn:
         with suppress(OSError):
             stream.flush()
     os._exit(code)
+
+
+def paragraph(text: str, first: str = INDENT) -> list[str]:
+    """A text as indented lines that a terminal need not break; elsewhere it is one."""
+    import shutil
+    import textwrap
+
+    if not sys.stdout.isatty():
+        return [first + text]
+    width = min(shutil.get_terminal_size().columns, WIDEST)
+    return textwrap.wrap(
+        text,
+        max(width, NARROWEST),
+        initial_indent=first,
+        subsequent_indent=INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def shell_word(path: Path) -> str:

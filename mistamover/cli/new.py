@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mistamover.cli.common import file_command, shell_word
+from mistamover.cli.common import file_command, paragraph, shell_word
 from mistamover.cli.help import Command
 from mistamover.cli.new_file import GLOBAL, NewFile, write
 from mistamover.errors import ConfigError, Exit
@@ -267,13 +267,11 @@ def _ask(file: NewFile, key: Key) -> None:
 
 def _explain(key: Key) -> None:
     """Print what an option is for, as its help says."""
-    import textwrap
-
     from mistamover.describe import help_of
 
     click.echo()
-    for line in textwrap.wrap(help_of(key), 90):
-        click.echo(f"    {line}")
+    for line in paragraph(help_of(key)):
+        click.echo(line)
 
 
 def _judged(file: NewFile, key: Key, text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 EVERY = 2.0
 """Seconds between two pictures of ``--watch``."""
 HEADS = ("  stream", "state", "since", "waiting", "today", "rate", "failed", "quarantine", "oldest", "next try")
+
+
+ALWAYS = 5
+"""How many of these are always shown; the others where they say something."""
+_RIGHT = {3, 4, 5, 6, 7}
 
 
 class Row(NamedTuple):
@@ -121,7 +127,6 @@ def read(state_dir: Path, service: Service) -> list[Row]:
 
 
 def _lines(service: Service, rows: Sequence[Row], disks: Sequence[Disk], *, runs: bool) -> Iterator[str]:
-    from mistamover.cli.history import aligned
     from mistamover.lines import safe
     from mistamover.stream import when
 
@@ -135,13 +140,37 @@ def _lines(service: Service, rows: Sequence[Row], disks: Sequence[Disk], *, runs
         if runs:
             yield "it has no streams"
         return
-    cells = [HEADS, *(_cells(row, time.time()) for row in rows)]
-    head, *table = aligned(cells, right={3, 4, 5, 6, 7})
-    yield head
-    for row, line in zip(rows, table, strict=True):
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    head, *table = table_of([_cells(row, time.time()) for row in rows], width)
+    yield from head
+    for row, (line, *more) in zip(rows, table, strict=True):
         yield click.style(line, fg="red", bold=True) if row.needs_a_person else line
-        yield from (f"      {safe(text)}" for text in _reasons(row))
+        yield from (f"      {safe(text)}" for text in (*more, *_reasons(row)))
     yield from map(_disk_line, disks)
+
+
+def table_of(rows: Sequence[tuple[str, ...]], width: int | None) -> list[list[str]]:
+    """The heads and each row, as one line or, where that would be wider than ``width``, as two.
+
+    What no row says anything about is left out.
+    """
+    used = [number for number in range(len(HEADS)) if number < ALWAYS or any(row[number] for row in rows)]
+    lines = _in_columns(rows, used)
+    if width is None or max(map(len, lines)) <= width:
+        return [[line] for line in lines]
+    rest = ["", *(_in_words(row, used[ALWAYS:]) for row in rows)]
+    return [list(filter(None, both)) for both in zip(_in_columns(rows, used[:ALWAYS]), rest, strict=True)]
+
+
+def _in_columns(rows: Sequence[tuple[str, ...]], numbers: Sequence[int]) -> list[str]:
+    from mistamover.cli.history import aligned
+
+    right = {place for place, number in enumerate(numbers) if number in _RIGHT}
+    return list(aligned([tuple(row[number] for number in numbers) for row in (HEADS, *rows)], right=right))
+
+
+def _in_words(row: tuple[str, ...], numbers: Sequence[int]) -> str:
+    return ", ".join(f"{HEADS[number]} {row[number]}" for number in numbers if row[number])
 
 
 def _disk_line(disk: Disk) -> str:
