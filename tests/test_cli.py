@@ -247,6 +247,16 @@ def test_a_reader_that_has_enough_is_no_error(local: Local) -> None:
     assert process.wait(DEADLINE) == 0
 
 
+@pytest.mark.parametrize("rows", [1, 300])
+def test_output_that_cannot_be_written_is_said_in_one_line(local: Local, rows: int) -> None:
+    for number in range(rows):
+        local.put(f"a-file-with-a-rather-long-name-{number}", b"")
+    local.once("-q")
+    with open("/dev/full", "w") as full:
+        result = ended(local.start("history", local.ini, stdout=full.fileno()))
+    assert (result.code, result.err) == (1, "mistamover: cannot write the output: No space left on device\n")
+
+
 # -- exit codes --------------------------------------------------------------------------------------------
 
 

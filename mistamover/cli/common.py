@@ -100,8 +100,8 @@ def _guarded(command: Callable[[], int], *, debug: bool) -> int:
         if debug:
             _tell_traceback()
         return tell_error(error)
-    except BrokenPipeError as error:
-        return unwritable(error)
+    except OSError as error:
+        return unwritable(error) if _is_output_stuck() else _tell_fault(error, debug=debug)
     except (KeyboardInterrupt, click.Abort, click.ClickException, click.exceptions.Exit):
         raise
     except Exception as error:  # noqa: BLE001 - a fault of ours: one line for it too
@@ -197,12 +197,21 @@ def _tell_traceback() -> None:
         print(safe(line), file=sys.stderr)
 
 
+def _is_output_stuck() -> bool:
+    """Whether what was printed cannot be written: then that is what an ``OSError`` is about."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
+
+
 def unwritable(error: OSError) -> int:
     """Standard output cannot be written. That whoever read it has enough is no fault, and not worth a word."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain when it flushes at its end
     if isinstance(error, BrokenPipeError):
         return Exit.DONE
-    print(f"mistamover: standard output: {error.strerror}", file=sys.stderr)
+    print(f"mistamover: cannot write the output: {error.strerror}", file=sys.stderr)
     return Exit.UNFINISHED
 
 
