@@ -460,7 +460,8 @@ def _check_target_dir(draft: Draft) -> None:
     key = "outgoing", "target_dir"
     path = draft.values[key]
     if draft.wants(key) and _protocol(draft) != "none":
-        draft.report(key, "missing, but compulsory; give an absolute path")
+        wanted = "MODULE/PATH" if _protocol(draft) == "rsync_native" else "an absolute path"
+        draft.report(key, f"missing, but compulsory; give {wanted}")
     if path is not None and not path.is_absolute() and _protocol(draft) != "rsync_native":
         draft.report(key, f"{shown(str(path))} is relative; give an absolute path, beginning with /")
         draft.values[key] = None

@@ -283,7 +283,7 @@ class Outgoing(Section):
     target_dir: TargetPath | None = Field(
         None,
         description="The directory at the target under which the units get their final names; compulsory for all "
-        "but none. For rsync_native it begins with the daemon's module.",
+        "but none. On an rsync daemon its first part is the name of a module.",
         examples=["/data/incoming"],
     )
     package: Literal["none", "zip", "tar"] = Field(

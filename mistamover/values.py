@@ -241,7 +241,9 @@ RsyncCommand = Annotated[
 RsyncOptions = Annotated[
     tuple[str, ...], Kind("options", "options of rsync, as in a shell"), from_text(_rsync_options)
 ]
-TargetPath = Annotated[Path, Kind("absolute path", "an absolute path"), from_text(_target_path)]
+TargetPath = Annotated[
+    Path, Kind("path at the target", "an absolute path; for rsync_native MODULE/PATH"), from_text(_target_path)
+]
 AbsolutePath = Annotated[Path, Kind("absolute path", "an absolute path"), from_text(ini.absolute_path)]
 HomePath = Annotated[Path, Kind("absolute path or ~/path", "an absolute path or ~/path"), from_text(ini.home_path)]
 FileName = Annotated[str, Kind("file name", "a file name without /"), from_text(ini.file_name)]

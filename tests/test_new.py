@@ -18,7 +18,7 @@ from mistamover import config, ini
 from mistamover.values import BUILT_IN
 from tests.program import Result, command, ended, environment
 from tests.rsyncd import MODULE, PASSWORD, USER, Rsyncd
-from tests.sshd import Sshd
+from tests.sshd import Sshd, free_port
 
 DEADLINE = 30.0
 
@@ -164,16 +164,17 @@ def test_a_stream_on_this_host_from_questions_alone(at: Path, sit: Sit) -> None:
 def test_a_log_in_is_tried_and_may_be_answered_again(at: Path, sit: Sit, rsyncd: Rsyncd) -> None:
     """With a password that nobody sees, and that is in the file alone."""
     (at / "target").mkdir()
-    here = sit("new", "rsync_native", "images", "--set", f"rsync_native.port={rsyncd.port}", "--connect")
+    here = sit("new", "rsync_native", "images", "--connect")
     here.answer("directory: ", "spool")
     here.answer("transfer_mode [move]: ", "mirror")
     for password, choice in (("wrong-12", "a"), (PASSWORD, "")):
         here.answer("target_host", rsyncd.host)
+        here.answer("[rsync_native] port", str(rsyncd.port))
         here.answer("target_dir", f"{MODULE}{at}/target")
         here.answer("username", USER)
         here.answer("password: ", password)
         if choice:
-            here.answer("Not all is well; what now? (t, a, w) [t]: ", choice)
+            here.answer("Not all is well; what now? (t, a, w, q) [t]: ", choice)
     assert here.end() == 0, here.seen
     assert "fail  127.0.0.1: log-in refused; check [rsync_native] username and password" in here.seen
     assert "ok    proof: digest" in here.seen
@@ -182,6 +183,19 @@ def test_a_log_in_is_tried_and_may_be_answered_again(at: Path, sit: Sit, rsyncd:
     assert settings.rsync_native.password is not None
     assert settings.rsync_native.password.get_secret_value() == PASSWORD
     assert (mode(at / "images.ini"), settings.outgoing.transfer_mode) == (0o600, "mirror")
+
+
+def test_whoever_gives_up_on_a_target_has_nothing_written(at: Path, sit: Sit) -> None:
+    here = sit("new", "ftp", "images", "--set", "data_stream.directory=spool", "--connect")
+    here.answer("transfer_mode [move]: ", "")
+    here.answer("target_host: ", "127.0.0.1")
+    here.answer("[ftp] port: ", str(free_port()))
+    here.answer("target_dir: ", "/incoming")
+    here.answer("username: ", "mover")
+    here.answer("password: ", "wrong-12")
+    here.answer("    q  leave, and write nothing", "q")
+    assert here.end() == 130, here.seen
+    assert not (at / "images.ini").exists()
 
 
 @pytest.mark.parametrize("key", [b"\x03", b"\x04"], ids=["Ctrl-C", "end"])

@@ -31,6 +31,13 @@ _TYPES = {
     GLOBAL: "what all streams of the service share",
 }
 """What a file may be for: a stream, by its transport, or all of them."""
+_CHOICES = {
+    "t": "try again",
+    "a": "answer the questions about the target again",
+    "w": "write the file as it is",
+    "q": "leave, and write nothing",
+}
+"""What may be done where the target is not ready."""
 _OLD_TYPES = {"arrival_monitor": "none"}
 """As ``create_config.py`` of 0.1.0 called them."""
 
@@ -236,10 +243,12 @@ def _try_until_done(file: NewFile) -> bool:
             raise ConfigError(list(_without_place(findings)))
         if _try(settings) is Exit.DONE:
             return True
-        click.echo(
-            "\n    t  try again\n    a  answer the questions about the target again\n    w  write the file as it is"
-        )
-        choice = click.prompt("Not all is well; what now?", type=click.Choice(["t", "a", "w"]), default="t")
+        click.echo()
+        for letter, what in _CHOICES.items():
+            click.echo(f"    {letter}  {what}")
+        choice = click.prompt("Not all is well; what now?", type=click.Choice([*_CHOICES]), default="t")
+        if choice == "q":
+            raise click.Abort
         if choice == "w":
             return False
         for key in file.far_questions if choice == "a" else ():

@@ -56,7 +56,7 @@ class NewFile:
         from mistamover.options import OPTIONS
 
         log_in = "key_file" if (self.kind, "key_file") in OPTIONS else "password"
-        host = [("outgoing", "target_host")] if (self.kind, "port") in OPTIONS else []
+        host = [("outgoing", "target_host"), (self.kind, "port")] if (self.kind, "port") in OPTIONS else []
         wanted = [*host, ("outgoing", "target_dir"), (self.kind, "username"), (self.kind, log_in)]
         is_answered = (self.kind, "password_file") in self.given
         return [
