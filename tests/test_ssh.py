@@ -125,6 +125,30 @@ class TestHostKeys:
         run(commands(caught.value, after="confirms it:"))
         log_in(server, connector)
 
+    @pytest.mark.parametrize(
+        ("is_changed", "words"), [(False, ("get and show it:", "add it:")), (True, ("one:", "confirms it:"))]
+    )
+    def test_the_message_about_an_alias_names_the_host_and_port_that_it_stands_for(
+        self, start_sshd: StartSshd, log_in: LogIn, tmp_path: Path, is_changed: bool, words: tuple[str, str]
+    ) -> None:
+        server = start_sshd()
+        if is_changed:
+            server.change_host_key()
+        else:
+            server.known_hosts.write_text("")
+        ini = tmp_path / "config"
+        ini.write_text(
+            f"Host archive\nHostName {server.host}\nPort {server.port}\nStrictHostKeyChecking yes\n"
+            f"UserKnownHostsFile {server.known_hosts}\n"
+        )
+        said = subprocess.run(["ssh", "-F", ini, "archive", "true"], capture_output=True, text=True, check=False)
+        error = ssh.explain_ssh(said.stderr, settings(tmp_path, "archive", known_hosts=str(server.known_hosts)))
+        assert str(error).startswith("archive: ")
+        show, add = words
+        assert fingerprint(server) in run(commands(error, after=show))
+        run(commands(error, after=add))
+        log_in(server, "openssh")
+
     @pytest.mark.needs("root", "useradd")
     def test_no_password_is_sent_to_a_host_whose_key_changed(
         self, start_sshd: StartSshd, account: Account, log_in: LogIn

@@ -34,6 +34,12 @@ from mistamover.transports.contract import down
 if TYPE_CHECKING:
     import paramiko
 
+KEY_OF = re.compile(
+    r"^(?:No \S+ host key is known|Host key) for "
+    r"\[?(?P<host>[\w:][\w.:%-]*?)(?:\]:(?P<port>\d+))? (?:and you|has changed)",
+    re.MULTILINE,
+)
+"""What ssh(1) says of a host whose key it does not accept, as known_hosts names it: ``host`` or ``[host]:port``."""
 PIPE_SIZE = 2**20
 MOST_BUFFERS = 512
 """Buffers of one write; writev(2) takes 1024 (IOV_MAX) on Linux."""
@@ -461,9 +467,9 @@ def explain_ssh(messages: str, settings: Settings) -> MistamoverError:
     """Say what the messages of ssh(1) mean for the stream: wait, or ask a person."""
     host = str(settings.outgoing.target_host)
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in messages:
-        return TargetRefused(changed_key(settings))
+        return TargetRefused(changed_key(settings, messages))
     if "Host key verification failed" in messages:
-        return TargetRefused(unknown_key(settings))
+        return TargetRefused(unknown_key(settings, messages))
     if refused := account_at_its_end(messages, settings):
         return refused
     if "Permission denied (" in messages or TOO_MANY_FAILURES in messages:
@@ -483,10 +489,15 @@ def account_at_its_end(messages: str, settings: Settings) -> TargetRefused | Non
     return TargetRefused(f"{host}: log-in refused: {found[0].strip()}; ask its administrator")
 
 
-def _place(settings: Settings) -> tuple[str, str]:
-    """Host and port as ssh-keyscan takes them, and the host as known_hosts names it."""
-    host, port = str(settings.outgoing.target_host), ssh_log_in(settings).port or 22
-    if port == 22:
+def _place(settings: Settings, messages: str) -> tuple[str, str]:
+    """Host and port as ssh-keyscan takes them, and the host as known_hosts names it.
+
+    ssh(1) says which these are by its configuration: target_host may be an alias, and have another port there.
+    """
+    host, port = str(settings.outgoing.target_host), str(ssh_log_in(settings).port or 22)
+    if told := KEY_OF.search(messages):
+        host, port = told["host"], told["port"] or "22"
+    if port == "22":
         return shlex.quote(host), shlex.quote(host)
     return f"-p {port} {shlex.quote(host)}", shlex.quote(f"[{host}]:{port}")
 
@@ -496,9 +507,9 @@ def _known_hosts(settings: Settings) -> str:
     return shlex.quote(str(path)) if path else "~/.ssh/known_hosts"
 
 
-def unknown_key(settings: Settings) -> str:
-    """What to say about a host whose key nobody has confirmed."""
-    scan, _ = _place(settings)
+def unknown_key(settings: Settings, messages: str = "") -> str:
+    """What to say about a host whose key nobody has confirmed, by the messages of ssh(1) if there are any."""
+    scan, _ = _place(settings, messages)
     return (
         f"{settings.outgoing.target_host}: its host key is not known; "
         f"get and show it: ssh-keyscan {scan} >new_key; ssh-keygen -lf new_key   "
@@ -506,9 +517,9 @@ def unknown_key(settings: Settings) -> str:
     )
 
 
-def changed_key(settings: Settings) -> str:
+def changed_key(settings: Settings, messages: str = "") -> str:
     """What to say about a host that shows another key than the one that is known."""
-    scan, name = _place(settings)
+    scan, name = _place(settings, messages)
     file = _known_hosts(settings)
     return (
         f"{settings.outgoing.target_host}: ITS HOST KEY HAS CHANGED, somebody may be in between; nothing was sent. "
