@@ -241,7 +241,7 @@ class Log(BaseLog):
         """
         delivery = path, size, seconds, algorithm, digest, proof, target, attempt, unit
         if self.console.level <= logging.DEBUG:
-            self.console.say(self.console.form.unit(logging.DEBUG, *delivery))
+            self.console.say(self.console.form.unit(logging.INFO, *delivery))
         if self._tells_units and self._file is not None:
             with self._lock:
                 self._units.append(self._file.form.unit(logging.INFO, *delivery))

@@ -181,6 +181,7 @@ def test_quiet_and_verbose(local: Local, option: str, lines: int) -> None:
         )
         == lines
     )
+    assert result.err.count(" INFO stream x: moved: ") == lines, "of the level that it has in the log"
     if option == "-q":
         assert result.out + result.err == ""
 
