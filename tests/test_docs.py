@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from configparser import RawConfigParser
 from importlib import import_module
 from importlib.util import find_spec
@@ -378,28 +378,62 @@ def test_the_first_steps_on_this_host_are_as_shown(tmp_path: Path) -> None:
     text = (DOCS / "first-steps.rst").read_text()
     steps = sessions(section(text, "A move on this host")) + sessions(section(text, "Mirror"))
     assert sum(line.startswith("mistamover ") for line, _ in steps) >= 8
-    env = environment(tmp_path) | {
-        "PATH": f"{ROOT / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "LC_ALL": "C.UTF-8",
-        "CONFIG__global__state_dir": str(tmp_path / ".local/state/mistamover"),
-        "CONFIG__data_stream__settle_time": "0",
-    }
+    env = _of_the_first_steps(tmp_path)
     at = tmp_path
     for line, printed in steps:
         if line.startswith("cd ~/"):
             at = tmp_path / line.removeprefix("cd ~/")
             continue
-        result = subprocess.run(
-            ["bash", "-c", f"{{ {line}\n}} 2>&1"],
-            cwd=at,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        result = _typed(line, at, env)
         assert result.returncode == 0, (line, result.stdout)
         assert _timeless(result.stdout) == _timeless(printed.replace("/home/alice", str(tmp_path))), line
+
+
+@pytest.mark.needs("setpriv")
+def test_the_further_steps_are_as_shown(tmp_path: Path) -> None:
+    """To a directory of this host."""
+    text = (DOCS / "first-steps.rst").read_text().replace("proven by digest", "proven by reading it back")
+    titles = ("What waits", "What is in quarantine", "Pause")
+    steps = [step for title in titles for step in sessions(section(text, title))]
+    (stream,) = streams(section(text, "A move on this host"))
+    at = tmp_path / "try"
+    (at / "incoming").mkdir(parents=True)
+    (at / "images.ini").write_text(stream.replace("/home/alice", str(tmp_path)))
+    env = _of_the_first_steps(tmp_path)
+    for name in ("2026/weather.txt", "2026/radar.dat", "2026/late.txt"):
+        (at / "outgoing/2026").mkdir(parents=True, exist_ok=True)
+        (at / "outgoing" / name).write_text("calm")
+        subprocess.run(command("run", "--once", "-q", at / "images.ini"), env=env, check=True, timeout=60)
+    assert not (at / "outgoing/2026").exists()
+    for line, printed in steps:
+        shown = printed.replace("sftp://mover@archive.example.org/home/mover", f"local://{at}")
+        told = _typed(line, at, env, under=NOT_ALMIGHTY).stdout
+        assert _timeless(told) == _timeless(shown.replace("/home/alice", str(tmp_path))), line
+
+
+def _of_the_first_steps(home: Path) -> dict[str, str]:
+    return environment(home) | {
+        "PATH": f"{ROOT / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "LC_ALL": "C.UTF-8",
+        "CONFIG__global__state_dir": str(home / ".local/state/mistamover"),
+        "CONFIG__data_stream__settle_time": "0",
+    }
+
+
+NOT_ALMIGHTY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
+"""So that not even root reads what may not be read."""
+
+
+def _typed(line: str, at: Path, env: dict[str, str], under: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*(under if os.geteuid() == 0 else ()), "bash", "-c", f"{{ {line}\n}} 2>&1"],
+        cwd=at,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def _timeless(text: str) -> list[str]:
