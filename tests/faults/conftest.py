@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.relay import line_to
 from mistamover.testing.needs import find, require
+from mistamover.transports import ranges
 from tests.faults import kills
 from tests.faults.faulty_server import FaultyServer, write_wrapper
 from tests.faults.relay import Relay
 from tests.faults.rig import Rig
+from tests.faults.smaller import SMALLER
+from tests.faults.test_detectors import planted
 from tests.sshd import PROGRAMS, Sshd, running_sshd
 
 CONNECTORS = ("openssh", "paramiko")
@@ -78,6 +82,19 @@ def relay(sshd: Sshd) -> Iterator[Relay]:
     """A wire to the shared server that can be cut."""
     with Relay(sshd.port) as wire:
         yield wire
+
+
+@pytest.fixture
+def long_wire(sshd: Sshd) -> Iterator[Relay]:
+    """The same, and so long that large files go in ranges over several connections."""
+    with line_to(sshd.port, ranges.LONG) as port, Relay(port) as wire:
+        yield wire
+
+
+@pytest.fixture(scope="session")
+def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program with smaller ranges."""
+    return planted(tmp_path_factory.mktemp("smaller"), *SMALLER)
 
 
 @pytest.hookimpl(tryfirst=True)  # before the report is made, which takes them along

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.relay import line_to
-from mistamover.transports.ranges import LONG
 from tests.faults.oracle import Watcher
 from tests.faults.relay import Cut, Fault, Relay
 from tests.faults.rig import Rig, Run, finished
+from tests.faults.smaller import RANGE, SMALLER
 from tests.faults.test_detectors import Change, planted
-from tests.faults.test_ranges import RANGE, SMALLER
 from tests.sshd import Sshd, wait_for
 
 pytestmark = pytest.mark.needs("sshd", "ssh", "ssh-keygen")
@@ -27,34 +24,23 @@ LITTLE = 3 * RANGE
 
 
 @pytest.fixture
-def wire(sshd: Sshd) -> Iterator[Relay]:
-    with line_to(sshd.port, LONG) as port, Relay(port) as wire:
-        yield wire
-
-
-@pytest.fixture(scope="module")
-def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return planted(tmp_path_factory.mktemp("smaller"), *SMALLER)
-
-
-@pytest.fixture
-def far(tmp_path: Path, sshd: Sshd, wire: Relay, smaller: Path) -> Rig:
-    rig = Rig(tmp_path / "rig", sshd, port=wire.own_port, package=smaller)
+def far(tmp_path: Path, sshd: Sshd, long_wire: Relay, smaller: Path) -> Rig:
+    rig = Rig(tmp_path / "rig", sshd, port=long_wire.own_port, package=smaller)
     rig.write({"outgoing": {"lanes": 1, "stop_timeout": 0.3}, "sftp": {"stall_timeout": 5}})
     rig.oracle.put("a/big", secrets.token_bytes(BIG))
     return rig
 
 
-def interrupted(far: Rig, wire: Relay, *, by_force: bool = True) -> Run:
+def interrupted(far: Rig, long_wire: Relay, *, by_force: bool = True) -> Run:
     """A run that ends when much of the file has arrived."""
-    wire.rate = BIG
+    long_wire.rate = BIG
     process = far.start()
-    wait_for(lambda: wire.carried > MUCH, "much of it to be sent")
+    wait_for(lambda: long_wire.carried > MUCH, "much of it to be sent")
     process.kill() if by_force else process.terminate()
     run = finished(process)
     far.oracle.check()
-    wire.rate = float("inf")
-    wire.carried = 0
+    long_wire.rate = float("inf")
+    long_wire.carried = 0
     return run
 
 
@@ -63,69 +49,69 @@ def parts(far: Rig) -> list[Path]:
     return sorted(path for path in far.staging.iterdir() if path.stat().st_size > RANGE)
 
 
-def test_a_line_that_is_cut(far: Rig, wire: Relay) -> None:
-    wire.faults.append(Fault(Cut.RESET, there=MUCH))
+def test_a_line_that_is_cut(far: Rig, long_wire: Relay) -> None:
+    long_wire.faults.append(Fault(Cut.RESET, there=MUCH))
     with Watcher(far.oracle):
         run = far.run_clean()
     assert run.of("target"), run.text
-    assert wire.carried < MUCH + LITTLE
+    assert long_wire.carried < MUCH + LITTLE
 
 
-def test_a_worker_that_is_killed(far: Rig, wire: Relay) -> None:
-    interrupted(far, wire)
+def test_a_worker_that_is_killed(far: Rig, long_wire: Relay) -> None:
+    interrupted(far, long_wire)
     with Watcher(far.oracle):
         far.run_clean()
-    assert wire.carried < LITTLE
+    assert long_wire.carried < LITTLE
     assert list(far.staging.iterdir()) == []
 
 
-def test_a_run_that_is_stopped(far: Rig, wire: Relay) -> None:
-    assert interrupted(far, wire, by_force=False).code == 130
+def test_a_run_that_is_stopped(far: Rig, long_wire: Relay) -> None:
+    assert interrupted(far, long_wire, by_force=False).code == 130
     far.run_clean()
-    assert wire.carried < LITTLE
+    assert long_wire.carried < LITTLE
 
 
-def test_over_several_connections(far: Rig, wire: Relay) -> None:
+def test_over_several_connections(far: Rig, long_wire: Relay) -> None:
     far.write({"outgoing": {"lanes": 3}})
-    interrupted(far, wire)
+    interrupted(far, long_wire)
     with Watcher(far.oracle):
         far.run_clean()
-    assert wire.carried < BIG - RANGE
+    assert long_wire.carried < BIG - RANGE
 
 
 def test_on_a_short_line(tmp_path: Path, sshd: Sshd) -> None:
     """There the very large ones alone; here for all."""
     large = Change("transports/ranges.py", "RESUMED = 2**32", "RESUMED = RANGED")
-    with Relay(sshd.port) as wire:
-        far = Rig(tmp_path / "rig", sshd, port=wire.own_port, package=planted(tmp_path, *SMALLER, large))
+    with Relay(sshd.port) as long_wire:
+        far = Rig(tmp_path / "rig", sshd, port=long_wire.own_port, package=planted(tmp_path, *SMALLER, large))
         far.oracle.put("a/big", secrets.token_bytes(BIG))
-        interrupted(far, wire)
+        interrupted(far, long_wire)
         with Watcher(far.oracle):
             far.run_clean()
-        assert wire.connections == 2
-        assert wire.carried < LITTLE
+        assert long_wire.connections == 2
+        assert long_wire.carried < LITTLE
 
 
-def test_another_version_has_nothing_of_the_first(far: Rig, wire: Relay) -> None:
-    interrupted(far, wire)
+def test_another_version_has_nothing_of_the_first(far: Rig, long_wire: Relay) -> None:
+    interrupted(far, long_wire)
     far.oracle.rewrite("a/big", secrets.token_bytes(BIG))
     with Watcher(far.oracle):
         assert far.run().code == 0
     far.oracle.check()
-    assert wire.carried > BIG
+    assert long_wire.carried > BIG
 
 
-def test_where_no_bytes_are_compared_nothing_is_resumed(far: Rig, wire: Relay) -> None:
+def test_where_no_bytes_are_compared_nothing_is_resumed(far: Rig, long_wire: Relay) -> None:
     far.write({"outgoing": {"verify": "size"}})
-    interrupted(far, wire)
+    interrupted(far, long_wire)
     with Watcher(far.oracle):
         assert far.run().code == 0
     far.oracle.check()
-    assert wire.carried > BIG
+    assert long_wire.carried > BIG
 
 
-def test_what_was_spoilt_at_the_target_is_found_and_sent_again(far: Rig, wire: Relay) -> None:
-    interrupted(far, wire)
+def test_what_was_spoilt_at_the_target_is_found_and_sent_again(far: Rig, long_wire: Relay) -> None:
+    interrupted(far, long_wire)
     [part] = parts(far)
     with part.open("r+b") as file:
         first = file.read(1)
@@ -137,8 +123,8 @@ def test_what_was_spoilt_at_the_target_is_found_and_sent_again(far: Rig, wire: R
         far.run_clean()
 
 
-def test_what_nobody_needs_any_more_is_gone_after_two_passes(far: Rig, wire: Relay) -> None:
-    interrupted(far, wire)
+def test_what_nobody_needs_any_more_is_gone_after_two_passes(far: Rig, long_wire: Relay) -> None:
+    interrupted(far, long_wire)
     far.oracle.delete("a/big")
     for number in range(2):
         assert parts(far)
@@ -150,8 +136,8 @@ def test_what_nobody_needs_any_more_is_gone_after_two_passes(far: Rig, wire: Rel
 
 @pytest.mark.parametrize("which", ["part", "notes"])
 @pytest.mark.parametrize("is_there", [True, False], ids=["to a file", "to nothing"])
-def test_a_link_in_its_place_is_not_followed(far: Rig, wire: Relay, which: str, is_there: bool) -> None:
-    interrupted(far, wire)
+def test_a_link_in_its_place_is_not_followed(far: Rig, long_wire: Relay, which: str, is_there: bool) -> None:
+    interrupted(far, long_wire)
     outside = far.base / "outside"
     if is_there:
         outside.write_bytes(b"of somebody")
