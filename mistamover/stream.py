@@ -44,6 +44,7 @@ from mistamover.ledger import Asked, Ledger
 from mistamover.lines import files, shown
 from mistamover.manifests import Manifests
 from mistamover.options import Settings
+from mistamover.origin import belong_to
 from mistamover.packages import prepare_place
 from mistamover.proofs import NotYet, Proofs
 from mistamover.spool import Skipped, Spool
@@ -218,6 +219,7 @@ class Stream:
     def __enter__(self) -> Self:
         try:
             self._spool.hold()
+            belong_to(state_directory(self.settings), self.settings.data_stream.directory)
             prepare_place(self.settings)
             self._recover()
         except BaseException:

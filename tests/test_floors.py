@@ -48,6 +48,7 @@ FLOORS = {
     "proofs": 1.3,
     "bags": 1.4,
     "lines": 1.5,
+    "origin": 1.7,
     "log_file": 1.7,
     "log": 2,
     "transports.contract": 2,

@@ -182,3 +182,51 @@ def test_a_unit_that_only_cannot_be_found_goes_on_waiting(waiting: Local) -> Non
     (waiting.spool / "a").symlink_to(waiting.top / "elsewhere")
     assert waiting.once().code == 0
     assert failed(waiting) == ["waiting", "waiting"]
+
+
+# -- whose it is -------------------------------------------------------------------------------------------
+
+
+def other(local: Local) -> Local:
+    """A stream of the same name in another place, with the same records and the same target."""
+    (local.top / "other").mkdir()
+    other = Local(local.top / "other")
+    other.state, other.target = local.state, local.target
+    other.configure("transfer_mode = mirror")
+    return other
+
+
+def test_a_record_is_of_one_spool(local: Local) -> None:
+    """A mirror replaces what it has delivered itself; by another's record it would replace what that one did."""
+    local.configure("transfer_mode = mirror")
+    local.put("a", b"of the first")
+    assert local.once().code == 0
+    second = other(local)
+    second.put("a", b"of the second")
+    refused = second.once()
+    assert refused.code == 1
+    assert f"x: is of a stream of that name with another spool, {local.spool}; " in refused.err
+    assert (local.target / "a").read_bytes() == b"of the first"
+    assert local.once().code == 0
+
+
+def test_a_record_goes_with_its_spool(local: Local) -> None:
+    """It may be renamed, or be made anew under its name."""
+    local.put("a")
+    assert local.once().code == 0
+    local.spool = local.spool.rename(local.top / "renamed")
+    local.configure()
+    assert local.once().code == 0
+    local.spool.rename(local.top / "old")
+    local.spool.mkdir()
+    assert local.once().code == 0
+
+
+def test_a_record_is_given_to_another_spool_by_hand(local: Local) -> None:
+    assert local.once().code == 0
+    second = other(local)
+    refused = second.once()
+    named = refused.err.rstrip().rpartition("remove ")[2]
+    Path(named).unlink()
+    assert second.once().code == 0
+    assert local.once().code == 1
