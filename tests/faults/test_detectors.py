@@ -142,6 +142,10 @@ def test_a_publication_that_replaces(tmp_path: Path) -> None:
         rig.oracle.check()
 
 
+TRUNCATING = "wire.WRITE | wire.CREATE | 0x10"
+"""Flags of an OPEN that writes over what is there."""
+
+
 @pytest.mark.needs("sshd", "ssh", "ssh-keygen")
 def test_staged_names_that_are_used_again(tmp_path: Path, faulty: FaultyServer) -> None:
     rig = spoilt(
@@ -151,7 +155,7 @@ def test_staged_names_that_are_used_again(tmp_path: Path, faulty: FaultyServer) 
             'unit._replace(staged=f"{first}{index:03x}")',
             "unit._replace(staged=f'{abs(hash(unit.path)):x}')",
         ),
-        Change("transports/sftp.py", "_write_new = wire.WRITE_EXCLUSIVE", "_write_new = wire.WRITE_NEW"),
+        Change("transports/sftp.py", "_write_new = wire.WRITE_EXCLUSIVE", f"_write_new = ({TRUNCATING})"),
         server=faulty,
     )
     for name in "abcd":
