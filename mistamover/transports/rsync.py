@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, groupby
 from pathlib import Path
@@ -187,13 +187,13 @@ class Rsync(Transport):
         ends = f"{tree.path}/", self._place(place)
         return [words.program, *self._reach(), *words.every_run, *PLAIN, *options, *ends]
 
-    def _finish(self, run: Run, size: int = 0, *, parks: bool = False) -> Result:
+    def _finish(self, run: Run, size: int = 0, tick: Callable[[int], None] = lambda _: None) -> Result:
         """Wait for its end, which the far side may put off by reading or writing ``size`` bytes.
 
         Raises ``TargetDown`` and ``TargetRefused``; a run that did part of its work returns.
         """
         with self._explained():
-            result = run.wait(self._patience(size), self.tick if parks else lambda _: None)
+            result = run.wait(self._patience(size), tick)
         if result.code in PARTLY_DONE or result.is_full:
             return result
         raise self._failure(result)
@@ -332,7 +332,7 @@ class Rsync(Transport):
     # -- send ------------------------------------------------------------------------------------------------
 
     def send(self, units: Sequence[Unit]) -> Iterator[Outcome]:
-        """Stage each unit, and hash it while rsync sends it."""
+        """Stage each unit, and hash it while rsync sends it; a large one when it is proven (:meth:`_compare`)."""
         for part in self._together(units):
             yield from self._send(part)
 
@@ -348,11 +348,15 @@ class Rsync(Transport):
         yield from failed
         place = self._staged_in(units)
         with self._begun(self._command(["-r", *self._staging_options()], sources, place)) as run:
-            good, failed = _parted(sources.hash(good, self._buffer, self.tick))
-            yield from failed
+            if not self._hashes_later(units):
+                good, failed = _parted(sources.hash(good, self._buffer, self.tick))
+                yield from failed
             self._is_cut_short = True
+            size = sum(unit.size for unit in good)
+            progress = _Progress(size, self.tick)
             try:
-                result = self._finish(run, sum(unit.size for unit in good), parks=True) if good else None
+                result = self._finish(run, size, progress) if good else None
+                progress(size)
             except Parked as parked:
                 yield from (Outcome(unit, parked) for unit in good)
                 return
@@ -365,6 +369,10 @@ class Rsync(Transport):
         with self.baton:
             finished = [self._finished(unit, sources) for unit in good]
         yield from finished
+
+    def _hashes_later(self, units: Sequence[Unit]) -> bool:
+        """Whether this is a large file: while it is sent both ends are busy, while it is proven one of them."""
+        return self.proof is Proof.DIGEST and _is_large(units[0])
 
     def _send_what_fits(self, units: Sequence[Unit], sources: Sources, result: Result) -> Iterator[Outcome]:
         """The run ended at the first unit that found no room: go on with those that are smaller."""
@@ -453,16 +461,25 @@ class Rsync(Transport):
             return
         how = "-c" if proof is Proof.DIGEST else "--size-only"
         with self._start(("-L", how, *DRY), sources, place, (unit.final for unit in units)) as run:
-            found = self._finish(run, sum(unit.size for unit in units)).items
+            unread = self._hash_what_is_not(units, sources) if proof is Proof.DIGEST else {}
+            is_awaited = len(unread) < len(units)
+            found = self._finish(run, sum(unit.size for unit in units)).items if is_awaited else {}
         for unit in units:
             try:
-                sources.look(unit)
+                if unit in unread:
+                    raise unread[unit]
+                finished = sources.finish(unit)
                 if unit.final not in found or not found[unit.final].is_same:
                     raise NotVerified("the target's file is not the same as the source")
             except UnitError as error:
                 yield Outcome(unit, error)
             else:
-                yield Outcome(unit._replace(proof=proof.value))
+                yield Outcome(finished._replace(proof=proof.value))
+
+    def _hash_what_is_not(self, units: Sequence[Unit], sources: Sources) -> dict[Unit, UnitError]:
+        """Hash what was not hashed while it was sent; gives why some could not be."""
+        late = [unit for unit in units if not unit.digest]
+        return {unit: error for unit, error in sources.hash(late, self._buffer, self.tick) if error is not None}
 
     def compare(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         """Compare what stands under each unit's name with its source."""
@@ -494,7 +511,7 @@ class Rsync(Transport):
         """What has no proof gets it together with its name where it can, else before."""
         proven = [unit for unit in units if unit.proof]
         unproven = [unit for unit in units if not unit.proof]
-        at_once = [unit for unit in unproven if not (unit.is_update or _takes_long_below(unit))]
+        at_once = [unit for unit in unproven if not (unit.is_update or _is_large(unit))]
         linked = self._prove_and_link(at_once)
         yield from linked.values()
         more, failed = _parted(self._verify([unit for unit in unproven if unit.staged not in linked]))
@@ -852,6 +869,19 @@ def _target_refused() -> Iterator[None]:
         raise
 
 
+class _Progress:
+    """Tells of no more bytes than there are, however much a program reads besides."""
+
+    def __init__(self, size: int, tick: Callable[[int], None]) -> None:
+        self._left = size
+        self._tick = tick
+
+    def __call__(self, read: int) -> None:
+        step = min(read, self._left)
+        self._left -= step
+        self._tick(step)
+
+
 class _Part:
     """Units that are to be proven, and what came of it."""
 
@@ -890,9 +920,12 @@ def _batch(unit: Unit) -> str:
     return unit.staged[:BATCH_DIGITS]
 
 
-def _takes_long_below(unit: Unit) -> bool:
-    """Whether a link could take a directory's place, and be followed, in the time in which its file is proven."""
-    return unit.size > BATCH_BYTES and bool(parents(unit.final))
+def _is_large(unit: Unit) -> bool:
+    """Whether it is alone in its batch.
+
+    It takes long to be proven: a link could take the place of a directory above it meanwhile, and be followed.
+    """
+    return unit.size > BATCH_BYTES
 
 
 def _literal(name: str) -> str:

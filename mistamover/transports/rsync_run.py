@@ -177,7 +177,10 @@ class Run:
             self._wait(ends, patience)
 
     def wait(self, patience: float, tick: Callable[[int], None] = lambda _: None) -> Result:
-        """Wait for its end; raises ``TargetDown`` where nothing moved for ``patience`` seconds."""
+        """Wait for its end; raises ``TargetDown`` where nothing moved for ``patience`` seconds.
+
+        ``tick`` is given the bytes that it has read since the last time.
+        """
         with self._ends() as ends:
             self._wait(ends, patience, tick)
         code = self._process.wait()
@@ -192,9 +195,10 @@ class Run:
     def _wait(self, awaited: select.poll, patience: float, tick: Callable[[int], None] = lambda _: None) -> None:
         moved, since = self._moved(), time.monotonic()
         while not awaited.poll(GLANCE * 1000):
-            tick(0)
+            before, moved = moved, self._moved()
+            tick(max(0, _read(moved) - _read(before)))
             self._limit()
-            if moved != (moved := self._moved()):
+            if moved != before:
                 since = time.monotonic()
             elif time.monotonic() - since > patience:
                 raise TargetDown(f"nothing moved for {patience:.0f} s")
@@ -218,6 +222,12 @@ class Run:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+def _read(moved: bytes) -> int:
+    """The bytes that a process has read so far, by what the kernel says of it; 0 where it says nothing."""
+    found = re.match(rb"rchar: (\d+)", moved)
+    return int(found[1]) if found else 0
 
 
 class _Ends:

@@ -165,6 +165,7 @@ class Sources(Tree):
         self._open: dict[str, Source] = {}
         self._shown: dict[str, str] = {}
         """Where in the tree they are, by staged names."""
+        self._hashed: set[str] = set()
 
     def open(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         """Open each unit and link it into the tree."""
@@ -198,20 +199,21 @@ class Sources(Tree):
         """Read each unit while rsync does."""
         for unit in units:
             try:
-                for chunk in self._open[unit.staged].chunks(buffer):
-                    tick(len(chunk))
+                for _ in self._open[unit.staged].chunks(buffer):
+                    tick(0)
             except UnitError as error:
                 yield Outcome(unit, error)
             else:
+                self._hashed.add(unit.staged)
                 yield Outcome(unit)
 
     def finish(self, unit: Unit) -> Unit:
-        """The unit with the digest of what was read, provided that its source is still what was found."""
-        return self._open[unit.staged].finish()
-
-    def look(self, unit: Unit) -> None:
-        """Raise ``SourceMoved`` where its source is not what was found any more; it may never have been hashed."""
-        self._open[unit.staged].look()
+        """The unit, with its digest if it was read; raises ``SourceMoved`` where it is not what was found."""
+        source = self._open[unit.staged]
+        if unit.staged in self._hashed:
+            return source.finish()
+        source.look()
+        return unit
 
     def close(self) -> None:
         """Let go of all."""

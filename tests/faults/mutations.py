@@ -1331,7 +1331,7 @@ NOTHING_OUTSIDE_THE_ROOTS = [
         9,
         "has rsync name a large file without a look at what stands above its name after it was proven",
         "transports/rsync.py",
-        "if not (unit.is_update or _takes_long_below(unit))",
+        "if not (unit.is_update or _is_large(unit))",
         "if not unit.is_update",
         "tests/transports/test_rsync.py::"
         "test_no_link_is_followed_that_takes_a_directory_s_place_while_a_large_file_is_proven",

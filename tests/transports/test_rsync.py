@@ -14,10 +14,12 @@ from typing import ClassVar
 import psutil
 import pytest
 
+from mistamover import digest
 from mistamover.errors import (
     NameTaken,
     NoRoomHere,
     NotVerified,
+    Parked,
     SourceMoved,
     TargetDown,
     TargetRefused,
@@ -26,7 +28,13 @@ from mistamover.errors import (
 )
 from mistamover.events import Kind
 from mistamover.stream import Stream
-from mistamover.testing.contract import ConnectionContract, SendingContract, Server, TransportContract
+from mistamover.testing.contract import (
+    ConnectionContract,
+    SendingContract,
+    Server,
+    TransportContract,
+    stated_rightly,
+)
 from mistamover.testing.needs import find
 from mistamover.testing.rig import (
     BIG,
@@ -49,7 +57,7 @@ from mistamover.transports.contract import Proof, Transport
 from mistamover.transports.rsync import Rsync
 from mistamover.transports.rsync_run import Item, Result, Run
 from mistamover.transports.rsync_trees import Tree
-from mistamover.unit import BATCH_DIGITS, BATCH_FILES, OWN_NAME, Unit
+from mistamover.unit import BATCH_DIGITS, BATCH_FILES, OWN_NAME, Stated, Unit
 from tests.conftest import StartSshd
 from tests.daemon import running
 from tests.faults.rig import Rig as FaultRig
@@ -367,6 +375,66 @@ class TestWhatIsProvenAsItGetsItsName:
 
     def staged(self, rig: Rig, unit: Unit) -> Path:
         return rig.target / OWN_NAME / "images" / rig.staged_name(unit)
+
+
+@pytest.fixture
+def large(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    """A stream with a file that is alone in its batch, which is hashed when it is proven."""
+    monkeypatch.setattr(rsync, "BATCH_BYTES", BIG)
+    rig = Rig(tmp_path, over_ssh(sshd))
+    rig.put("large", noise(BIG + 1))
+    yield rig
+    rig.close()
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["with its name", "before"])
+def test_a_large_file_has_its_digest_when_it_is_proven(large: Rig, *, at_once: bool) -> None:
+    right = digest.of_bytes("sha256", noise(BIG + 1))
+    transport = large.open()
+    (unit,) = good(transport.send([stated_rightly(large, each) for each in large.units(transport)]))
+    if not at_once:
+        (unit,) = good(transport.verify([unit]))
+        assert (unit.digest, unit.proof) == (right, "digest")
+    (unit,) = good(transport.publish([unit]))
+    assert (unit.digest, unit.proof) == (right, "digest")
+    assert tree(large.target) == tree(large.spool)
+
+
+def test_a_large_file_that_is_not_what_somebody_states_is_refused(large: Rig) -> None:
+    transport = large.open()
+    wrong = (Stated("md5", "0" * 32, "large.md5"),)
+    units = good(transport.send([unit._replace(stated=wrong) for unit in large.units(transport)]))
+    assert errors(transport.publish(units)) == {"large": UnitRefused}
+    assert files(large.target) == {}
+
+
+def test_a_large_file_that_changes_before_it_is_proven_starts_again(large: Rig) -> None:
+    transport = large.open()
+    units = good(transport.send(large.units(transport)))
+    large.put("large", noise(BIG + 1, "another"))
+    assert errors(transport.publish(units)) == {"large": SourceMoved}
+    assert files(large.target) == {}
+
+
+def test_a_large_file_is_parked_while_it_is_proven(large: Rig) -> None:
+    transport = large.open()
+    units = good(transport.send(large.units(transport)))
+
+    def tick(_size: int) -> None:
+        raise Parked("asked to stop")
+
+    transport.tick = tick
+    assert errors(transport.publish(units)) == {"large": Parked}
+    assert files(large.target) == {}
+
+
+def test_progress_is_that_of_rsync(large: Rig) -> None:
+    """As much as it has read, and no more than there is."""
+    told: list[int] = []
+    transport = large.open()
+    transport.tick = told.append
+    good(transport.publish(good(transport.send(large.units(transport)))))
+    assert sum(told) == BIG + 1
 
 
 def test_no_link_is_followed_that_takes_a_directory_s_place_while_a_large_file_is_proven(
