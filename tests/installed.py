@@ -29,9 +29,10 @@ class Installed:
         self.configure()
         self._seen: set[tuple[int, float]] = set()
 
-    def configure(self, more: str = "") -> None:
+    def configure(self, more: str = "", *, poll_interval: float = 0.1) -> None:
         self.ini.write_text(
-            f"[global]\nstate_dir = {self.state}\npid_file = {self.pid_file}\ngeneral_poll_interval = 0.1\n{more}\n"
+            f"[global]\nstate_dir = {self.state}\npid_file = {self.pid_file}\n"
+            f"general_poll_interval = {poll_interval}\n{more}\n"
         )
 
     # -- streams ---------------------------------------------------------------------------------------------

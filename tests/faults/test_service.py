@@ -191,6 +191,7 @@ def test_two_stream_files_are_swapped_while_units_are_on_their_way(
 @pytest.mark.timeout(900)
 def test_a_thousand_streams(installed: Installed) -> None:
     """All are up and each moves; the supervisor, with one thread, has no more open for them than for one."""
+    installed.configure(poll_interval=10)  # no processor makes ten thousand passes in a second
     names = [f"s{number}" for number in range(STREAMS)]
     for name in names:
         installed.add(name)
