@@ -65,6 +65,7 @@ FLOORS = {
     "transports.known_faults": 2.3,
     "transports.rsync_trees": 2.3,
     "transports.rsync_run": 2.35,
+    "transports.rsync_answers": 2.37,
     "transports.local": 2.4,
     "transports.rsync": 2.4,
     "transports.rsync_ways": 2.5,

@@ -28,7 +28,6 @@ from mistamover.errors import (
     NotVerified,
     Parked,
     TargetDown,
-    TargetFull,
     TargetRefused,
     TooManyConnections,
     UnitError,
@@ -52,6 +51,15 @@ from mistamover.transports.contract import (
 )
 from mistamover.transports.far_shell import SLOWEST_DISK
 from mistamover.transports.parents import no_directory, parents
+from mistamover.transports.rsync_answers import (
+    full,
+    is_there,
+    literal,
+    pattern,
+    target_refused,
+    why_not_published,
+    why_not_staged,
+)
 from mistamover.transports.rsync_run import (
     DOWN,
     NOT_FOUND,
@@ -251,13 +259,13 @@ class Rsync(Transport):
         if self.settings.outgoing.create_target:
             self._make(["."], "--mkpath")
         found = self._directories([".", *own], stop_file)
-        if not _is_there(found.get(".")):
+        if not is_there(found.get(".")):
             raise TargetRefused(
                 f"{self.target}: no such directory there; mount or make it, or set [outgoing] create_target = yes"
             )
         if wrong := [name for name in own if name not in found]:
             raise TargetRefused(f"{self.target}/{wrong[0]}: is no directory; move it away")
-        if missing := [name for name in own if not _is_there(found[name])]:
+        if missing := [name for name in own if not is_there(found[name])]:
             self.made = [f"{self.target}/{name}" for name in missing]
             self._is_new_place = True
             made = self._make(own, "--chmod=D0777")
@@ -281,7 +289,7 @@ class Rsync(Transport):
         """Have the receiver remove the staging place; what is in it is left out, and keeps it."""
         if self.made:
             above = os.path.dirname(self.made[0])
-            rules = [f"+ {_literal(path.removeprefix(above))}/" for path in self.made]
+            rules = [f"+ {literal(path.removeprefix(above))}/" for path in self.made]
             self._delete(above, [*rules, "- *"])
 
     def _directories(self, names: Sequence[str], *files: str) -> dict[str, Item]:
@@ -291,12 +299,12 @@ class Rsync(Transport):
                 tree.directory(name)
             for name in files:
                 tree.stand_in(name, 0)
-            with _target_refused():
+            with target_refused():
                 return self._look(tree, self.target, [*names, *files])
 
     def _make(self, names: Sequence[str], how: str) -> dict[str, Item]:
         """Make directories; gives those that were."""
-        with self._tree() as tree, _target_refused():
+        with self._tree() as tree, target_refused():
             for name in names:
                 tree.directory(name)
             return self._ask(("-d", how, *SAID), tree, self.target, names).items
@@ -381,7 +389,7 @@ class Rsync(Transport):
         left = [outcome.unit for outcome in missing]
         named = [unit for unit in left if f'/{unit.final}"' in "".join(result.messages)]
         size = min((unit.size for unit in named or left), default=0)
-        yield from (Outcome(unit, _full()) for unit in left if unit.size >= size)
+        yield from (Outcome(unit, full()) for unit in left if unit.size >= size)
         yield from self._send([unit for unit in left if unit.size < size])
 
     @staticmethod
@@ -427,7 +435,7 @@ class Rsync(Transport):
         for part in self._together(units):
             for unit, error in self._compare(part, self._staged_in(part), proof, self._holding(part)):
                 trouble = self._trouble.pop(unit.staged, None)
-                yield Outcome(unit, _why_not_staged(unit, trouble) if trouble and error else error)
+                yield Outcome(unit, why_not_staged(unit, trouble) if trouble and error else error)
         self._let_go()
 
     def _together(self, units: Sequence[Unit]) -> Iterator[list[Unit]]:
@@ -598,7 +606,7 @@ class Rsync(Transport):
             else:
                 yield Outcome(unit, taken())
         looked_at = self._directories([unit.final for unit in held]) if held else {}
-        directories = {unit for unit in held if _is_there(looked_at.get(unit.final))}
+        directories = {unit for unit in held if is_there(looked_at.get(unit.final))}
         yield from (Outcome(unit, taken()) for unit in directories)
         yield from self._link(tree, free, "--ignore-existing")
         yield from self._link(tree, [unit for unit in held if unit not in directories])
@@ -633,7 +641,7 @@ class Rsync(Transport):
             elif item is not None and item.is_copied:
                 copied.append(unit)
             else:
-                yield Outcome(unit, _why_not_published(unit, result))
+                yield Outcome(unit, why_not_published(unit, result))
         for unit, error in self._compare(copied, self.target, Proof.DIGEST) if copied else ():
             yield Outcome(unit._replace(proof=unit.proof), error)
 
@@ -672,8 +680,8 @@ class Rsync(Transport):
                 rules |= dict.fromkeys([f"+ /{batch}/", f"+ /{batch}/**"])
                 continue
             for path in (f"{batch}/{unit.final}" for unit in gone):
-                rules |= dict.fromkeys(f"+ /{_literal(parent)}/" for parent in parents(path))
-                rules[f"+ /{_literal(path)}"] = None
+                rules |= dict.fromkeys(f"+ /{literal(parent)}/" for parent in parents(path))
+                rules[f"+ /{literal(path)}"] = None
         return [*rules, "- *"] if rules else []
 
     # -- whole directories -----------------------------------------------------------------------------------
@@ -722,17 +730,17 @@ class Rsync(Transport):
             found = self._look(tree, self.target, [name, marker])
         if name not in found:
             raise taken()
-        return self._listed(name) if _is_there(found[name]) else None, marker not in found
+        return self._listed(name) if is_there(found[name]) else None, marker not in found
 
     def _listed(self, name: str) -> set[str]:
         """What is in a directory at the target: all that a dry run would remove."""
-        rules = [f"+ /{_literal(name)}/", f"+ /{_pattern(name)}/**", "- *"]
+        rules = [f"+ /{literal(name)}/", f"+ /{pattern(name)}/**", "- *"]
         listed = self._delete(self.target, rules, "--dry-run")
         return {item.name[len(name) + 1 :] for item in listed} - {""}
 
     def entries(self, directory: Unit) -> set[str]:
         """By a dry run that would remove all that stands there."""
-        if not _is_there(self._directories([directory.path]).get(directory.path)):
+        if not is_there(self._directories([directory.path]).get(directory.path)):
             raise taken()
         return self._listed(directory.path)
 
@@ -742,8 +750,8 @@ class Rsync(Transport):
         rules: dict[str, None] = {}
         for path in paths:
             if path not in ours:
-                rules |= dict.fromkeys(f"+ /{_literal(parent)}/" for parent in parents(path.rstrip("/")))
-                rules[f"+ /{_literal(path)}"] = None
+                rules |= dict.fromkeys(f"+ /{literal(parent)}/" for parent in parents(path.rstrip("/")))
+                rules[f"+ /{literal(path)}"] = None
         self._delete(place, [*rules, "- *"])
 
     def _set_folders(self, tree: Directory) -> None:
@@ -775,8 +783,8 @@ class Rsync(Transport):
         for unit in directories:
             batch = _batch(unit)
             self._staged.pop(batch, None)
-            rules |= dict.fromkeys([f"+ /{batch}/", f"+ /{batch}/{_literal(unit.path)}/"])
-            rules[f"+ /{batch}/{_pattern(unit.path)}/**"] = None
+            rules |= dict.fromkeys([f"+ /{batch}/", f"+ /{batch}/{literal(unit.path)}/"])
+            rules[f"+ /{batch}/{pattern(unit.path)}/**"] = None
         if rules:
             self._delete(self.staging, [*rules, "- *"])
 
@@ -816,7 +824,7 @@ class Rsync(Transport):
         options = ("-r", "--from0", "--filter=merge -", f"--max-size={handshake.LARGEST}")
         ends = self._place(self.target), f"{tree.path}/"
         command = [words.program, *self._reach(), *words.every_run, *PLAIN[1:], *options, *ends]
-        with self._begun(command, [*(f"+ /{_literal(name)}" for name in names), "- *"]) as run:
+        with self._begun(command, [*(f"+ /{literal(name)}" for name in names), "- *"]) as run:
             result = self._finish(run)
         if any("send_files failed to open" in line and "Invalid argument" in line for line in result.messages):
             raise TargetRefused(
@@ -856,17 +864,6 @@ class Rsync(Transport):
                 "the target's file system makes no hard links: there, staged files are copied to their names",
                 "nothing is lost by that; sftp renames them instead",
             )
-
-
-@contextmanager
-def _target_refused() -> Iterator[None]:
-    """What receivers answer where a parent of the target is missing, or a file stands in its place."""
-    try:
-        yield
-    except TargetDown as error:
-        if any(text in str(error) for text in ("No such file or directory", "File exists", "Not a directory")):
-            raise TargetRefused(str(error)) from error
-        raise
 
 
 class _Progress:
@@ -926,42 +923,3 @@ def _is_large(unit: Unit) -> bool:
     It takes long to be proven: a link could take the place of a directory above it meanwhile, and be followed.
     """
     return unit.size > BATCH_BYTES
-
-
-def _literal(name: str) -> str:
-    """A name as filter rules take it: only where it holds wildcards does a backslash escape them, and itself."""
-    return re.sub(r"([*?\[\\])", r"\\\1", name) if re.search(r"[*?[]", name) else name
-
-
-def _pattern(name: str) -> str:
-    """The same where the rule has wildcards of its own."""
-    return re.sub(r"([*?\[\\])", r"\\\1", name)
-
-
-def _is_there(item: Item | None) -> bool:
-    return item is not None and item.change.startswith(".d")
-
-
-def _full() -> UnitError:
-    return TargetFull("the target is full; make room there")
-
-
-def _why_not_staged(unit: Unit, result: Result) -> UnitError:
-    """Why a unit is not staged as it should be, by the messages of the run that sent it."""
-    said = result.about(unit.final)
-    if "File name too long" in said:
-        return UnitRefused(f"the target cannot hold a file of that name: {said}")
-    if result.is_full:
-        return _full()
-    return NotTaken(f"the target could not take it: {said}")
-
-
-def _why_not_published(unit: Unit, result: Result) -> UnitError:
-    said = result.about(unit.final)
-    if result.code == 0:
-        return taken()  # somebody took the name since we looked
-    if result.is_full or "File name too long" in said:
-        return _why_not_staged(unit, result)
-    if "ermission denied" in said:
-        return NotTaken(f"the target allows no such file there: {said}; give the account the right to write")
-    return UnitError(f"the target cannot give it its name: {said}")

@@ -684,9 +684,9 @@ EVERY_STEP_MAY_BE_REPEATED = [
     Mutation(
         5,
         "compares what somebody states with what it has not read, where a name is taken",
-        "transports/rsync.py",
-        "sources.look(unit)",
-        "sources.finish(unit)",
+        "transports/rsync_trees.py",
+        "if unit.staged in self._hashed:",
+        "if True:",
         "tests/transports/test_rsync.py::TestToDaemon::test_what_somebody_states_holds_where_a_name_is_taken",
     ),
     Mutation(
