@@ -60,5 +60,8 @@ def _told(file: Path) -> Origin | None:
 
 def _tell(file: Path, origin: Origin) -> None:
     new = file.with_name(f"{file.name}.new")
-    new.write_bytes(os.fsencode("\n".join(origin)))
+    with new.open("wb") as written:
+        written.write(os.fsencode("\n".join(origin)))
+        written.flush()
+        os.fsync(written.fileno())  # or a power cut would leave an empty one, which is nobody's
     new.replace(file)

@@ -683,6 +683,14 @@ DELETE_LAST = [
 EVERY_STEP_MAY_BE_REPEATED = [
     Mutation(
         5,
+        "does not have on disk whose record it is",
+        "origin.py",
+        "os.fsync(written.fileno())",
+        "pass",
+        "tests/faults/test_power.py::test_when_all_is_done",
+    ),
+    Mutation(
+        5,
         "compares what somebody states with what it has not read, where a name is taken",
         "transports/rsync_trees.py",
         "if unit.staged in self._hashed:",
