@@ -41,7 +41,7 @@ from mistamover.testing.rig import (
 from mistamover.transports import ftp
 from mistamover.transports.contract import Proof
 from mistamover.transports.ftp_client import Reply
-from mistamover.unit import BATCH_FILES, OWN_NAME, named
+from mistamover.unit import OWN_NAME, named
 from tests import strange_ftpd
 from tests.daemon import Daemon, running
 from tests.ftpd import PASSWORD, USER, Certificate, Options, Proftpd, Vsftpd, to, within_tls
@@ -206,7 +206,8 @@ def test_a_server_that_takes_few_connections_gets_all_over_those(
     connected: set[int] = set()
     (tmp_path / "server").mkdir()
     monkeypatch.setattr(stream_module, "ASK_AGAIN_AFTER", 0.2)
-    monkeypatch.setattr(ftp, "MOST_ASKED", 1500)
+    monkeypatch.setattr(ftp, "MOST_ASKED", 300)
+    count = 900
     with running(Proftpd(tmp_path / "server", extra=["MaxClients 2"])) as server, ftplib.FTP() as other:
         other.connect(server.host, server.port)
         other.login(USER, PASSWORD)
@@ -217,11 +218,11 @@ def test_a_server_that_takes_few_connections_gets_all_over_those(
             if event.kind is Kind.TARGET and is_let_go:
                 other.close()
 
-        with stream_to(server, tmp_path, 3 * BATCH_FILES, report) as stream:
+        with stream_to(server, tmp_path, count, report) as stream:
             summary = stream.run_pass(patient=True)
     assert summary.error is None
-    assert summary.counts[Kind.DELIVERED] == summary.counts[Kind.REMOVED] == 3 * BATCH_FILES
-    assert len(files(tmp_path / "target")) == 3 * BATCH_FILES
+    assert summary.counts[Kind.DELIVERED] == summary.counts[Kind.REMOVED] == count
+    assert len(files(tmp_path / "target")) == count
     assert 1 in connected, "it goes on over the one that it was let in with"
     # A lane that logs in anew may lose its place to another: for a moment both count, and one is sent away.
     assert 2 in connected or not is_let_go
