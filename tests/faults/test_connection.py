@@ -241,7 +241,9 @@ def test_the_far_side_is_killed_at_each_step(
 
 
 @pytest.mark.needs("strace")
-@pytest.mark.parametrize(("frozen_at", "then_at"), [("openat", "link"), ("link", "lseek")])
+@pytest.mark.parametrize(
+    ("frozen_at", "then_at"), [pytest.param("openat", "link", marks=pytest.mark.campaign), ("link", "lseek")]
+)
 def test_a_session_that_was_given_up_comes_back_to_life(
     tmp_path: Path, faulty: FaultyServer, frozen_at: str, then_at: str
 ) -> None:
