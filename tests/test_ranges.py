@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,9 @@ from mistamover.transports.contract import Transport
 from mistamover.transports.ranges import Siblings
 from mistamover.transports.sftp_client import SftpClient
 from mistamover.unit import OWN_NAME, named
-from tests.sshd import Sshd, is_gone
+from tests import picky_sftp
+from tests.conftest import StartSshd
+from tests.sshd import Sshd, is_gone, sftp_server
 from tests.transports.sftp_contract import options
 
 pytestmark = pytest.mark.needs("sshd", "ssh", "ssh-keygen")
@@ -191,3 +194,41 @@ def sessions() -> set[int]:
     """Our programs that hold a session of SFTP."""
     ours = [one for one in psutil.Process().children() if not is_gone(one)]
     return {one.pid for one in ours if one.cmdline()[-1:] == ["sftp"]}
+
+
+@pytest.mark.parametrize(("mode", "first"), [("write-only", {}), ("in-order", {"big": NotTaken})])
+def test_a_server_that_takes_no_ranges_gets_files_in_order(
+    start_sshd: StartSshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, first: dict[str, type]
+) -> None:
+    """At once where it says so at their beginning, else with the next try."""
+    client, write = Siblings.client, SftpClient.write_now
+    has_joined = threading.Event()
+
+    def joins(siblings: Siblings, number: int) -> SftpClient | None:
+        found = client(siblings, number)
+        has_joined.set()
+        return found
+
+    def writes_later(client: SftpClient, packet: bytes, data: memoryview) -> None:
+        assert has_joined.wait(30)
+        write(client, packet, data)
+
+    server = start_sshd(subsystem=f"{sys.executable} {picky_sftp.__file__} {mode} {sftp_server()}")
+    monkeypatch.setattr(ranges, "LONG", 0.0)
+    monkeypatch.setattr(Siblings, "client", joins)
+    if mode == "in-order":
+        monkeypatch.setattr(SftpClient, "write_now", writes_later)
+    (tmp_path / "rig").mkdir()
+    rig = Rig(tmp_path / "rig", options(server, "openssh"))
+    for name in ("big", "bigger"):
+        rig.put(name, noise(ranges.RANGED + len(name)))
+    transport = rig.open(lanes="2")
+    try:
+        assert failed(deliver(transport, rig.units(transport, "big"))) == first
+        if first:
+            assert failed(deliver(transport, rig.units(transport, "big"))) == {}
+        assert failed(deliver(transport, rig.units(transport, "bigger"))) == {}
+        assert tree(rig.target) == tree(rig.spool)
+        assert rig.all_staged() == set()
+    finally:
+        rig.close()

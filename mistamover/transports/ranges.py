@@ -22,7 +22,7 @@ from contextlib import suppress
 from hashlib import sha256
 from typing import NamedTuple, Self
 
-from mistamover.errors import MistamoverError, NotTaken, SourceMoved, TargetDown, UnitError
+from mistamover.errors import MistamoverError, NotTaken, SourceMoved, UnitError
 from mistamover.spool import Source
 from mistamover.transports import sftp_client as wire
 from mistamover.transports import ssh
@@ -151,12 +151,12 @@ class RangedFile:
         """Open what an earlier try of this version has left, if that is to be used; gives the handle of the file.
 
         Else it is begun anew. What has its name then is removed, and never written into: it may be a link.
-        Raises ``TargetDown`` where it can neither be opened nor begun anew.
+        Raises ``NotTaken`` where the server lets it neither be opened nor begun anew.
         """
         flags = _EXISTING if resume and self._is_left(client) else _NEW
         try:
             self._handles = self._opened(client, flags)
-        except TargetDown:  # something is in the way, or it is one that cannot be opened again
+        except NotTaken:  # something is in the way, or it is one that cannot be opened again
             self._remove(client)
             self._handles = self._opened(client, _NEW)
         have = self._noted(client)
@@ -189,7 +189,7 @@ class RangedFile:
         client.settle()
         for reply in replies:
             if reply.kind != Packet.HANDLE:
-                raise TargetDown(f"cannot write in the staging directory: {wire.said(*reply)}")
+                raise NotTaken(f"the target takes no file in ranges: {wire.said(*reply)}")
         return _Handles(*(reply.body for reply in replies))
 
     def _noted(self, client: SftpClient) -> set[int]:

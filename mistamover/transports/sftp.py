@@ -70,11 +70,12 @@ _Key = TypeVar("_Key", bound=Hashable)
 class _Upload:
     """One file that is being staged."""
 
-    __slots__ = ("data", "error", "handle", "is_answered", "sent", "source", "unit")
+    __slots__ = ("data", "error", "handle", "in_ranges", "is_answered", "sent", "source", "unit")
 
-    def __init__(self, unit: Unit, source: Source) -> None:
+    def __init__(self, unit: Unit, source: Source, *, in_ranges: bool) -> None:
         self.unit = unit
         self.source = source
+        self.in_ranges = in_ranges
         self.data: bytes | None = None
         """All of a small file, read and hashed before it is sent; its source is closed by then."""
         self.sent = unit
@@ -120,6 +121,8 @@ class Sftp(Transport):
         super().__init__(settings, spool, tick, baton)
         self._connection: ssh.Connection | None = None
         self._far_shell: FarShell | None = None
+        self._takes_ranges = True
+        """As far as this server was asked to."""
         self._unsynced: set[str] = set()
         """Staged names that :meth:`verify` has to put on disk."""
         self._staging = os.fsencode(self.staging) + b"/"
@@ -323,18 +326,21 @@ class Sftp(Transport):
 
     def _open(self, unit: Unit) -> _Upload:
         source = self._reader.open(unit)
-        upload = _Upload(unit, source)
+        upload = _Upload(unit, source, in_ranges=self._goes_in_ranges(unit))
         if unit.size <= self._client.write_length:
             try:
                 upload.sent, upload.data = source.take()
             finally:
                 source.close()
-        if not self._goes_in_ranges(unit):
-            self._client.post(OPEN, self._opening(upload), lambda kind, body: self._opened(upload, kind, body))
+        if not upload.in_ranges:
+            self._post_open(upload)
         return upload
 
     def _goes_in_ranges(self, unit: Unit) -> bool:
-        return unit.size >= (ranges.RANGED if self._is_far else ranges.RESUMED)
+        return self._takes_ranges and unit.size >= (ranges.RANGED if self._is_far else ranges.RESUMED)
+
+    def _post_open(self, upload: _Upload) -> None:
+        self._client.post(OPEN, self._opening(upload), lambda kind, body: self._opened(upload, kind, body))
 
     def _opening(self, upload: _Upload) -> bytes:
         return self._staged(upload.unit) + _write_new + upload.source.mode.to_bytes(4, "big")
@@ -352,9 +358,10 @@ class Sftp(Transport):
 
     def _fill(self, upload: _Upload) -> _Upload:
         try:
-            if self._goes_in_ranges(upload.unit):
-                self._write_ranges(upload)
-                return upload
+            if upload.in_ranges:
+                if self._takes_ranges and self._write_ranges(upload):
+                    return upload
+                self._post_open(upload)
             while not upload.handle and not upload.error:
                 self._client.receive()
             if upload.error:
@@ -397,8 +404,12 @@ class Sftp(Transport):
         """It may take the server long to have it on disk."""
         self._client.allow(self.settings.sftp.stall_timeout + upload.unit.size / SLOWEST_DISK)
 
-    def _write_ranges(self, upload: _Upload) -> None:
-        """Bring what is missing of it; it gets its staged name when it is whole."""
+    def _write_ranges(self, upload: _Upload) -> bool:
+        """Bring what is missing of it; it gets its staged name when it is whole.
+
+        False where the server does not begin a file in that way, as gateways to object stores do not. Others refuse
+        what does not come in order: with the next try it does.
+        """
         client, unit = self._client, upload.unit
         # What a power cut there took from under its notes is found by its bytes alone.
         resumes = self.proof in (Proof.DIGEST, Proof.READBACK)
@@ -408,19 +419,21 @@ class Sftp(Transport):
         ranged = ranges.RangedFile(upload.source, part, self.tick)
         try:
             upload.handle = ranged.open(client, resume=resumes)
-        except TargetDown as error:
-            self._not_opened(upload, error)
-            return
+        except NotTaken:
+            self._takes_ranges = False
+            return False
         try:
             ranged.send(client, self._siblings, over_all=self._is_far)
             upload.sent = upload.source.finish()
         except UnitError as error:
             upload.error = error
+            self._takes_ranges = not isinstance(error, NotTaken) or self._is_full(unit)
             ranged.leave(client, upload.closed, resumable=resumes and isinstance(error, Parked))
-            return
+            return True
         self._allow_for(upload)
         client.write(*self._finishing(upload, upload.answered))
         ranged.give_name(client, self._staging + unit.staged.encode(), upload.closed)
+        return True
 
     def _write_in_order(self, upload: _Upload) -> None:
         offset = 0
