@@ -355,13 +355,14 @@ class Rsync(Transport):
             good, failed = _parted(sources.open(units))
         yield from failed
         place = self._staged_in(units)
+        is_hashed_later = self._hashes_later(units)
         with self._begun(self._command(["-r", *self._staging_options()], sources, place)) as run:
-            if not self._hashes_later(units):
+            if not is_hashed_later:
                 good, failed = _parted(sources.hash(good, self._buffer, self.tick))
                 yield from failed
             self._is_cut_short = True
             size = sum(unit.size for unit in good)
-            progress = _Progress(size, self.tick)
+            progress = _Progress(size if is_hashed_later else 0, self.tick)
             try:
                 result = self._finish(run, size, progress) if good else None
                 progress(size)
@@ -487,7 +488,8 @@ class Rsync(Transport):
     def _hash_what_is_not(self, units: Sequence[Unit], sources: Sources) -> dict[Unit, UnitError]:
         """Hash what was not hashed while it was sent; gives why some could not be."""
         late = [unit for unit in units if not unit.digest]
-        return {unit: error for unit, error in sources.hash(late, self._buffer, self.tick) if error is not None}
+        read = sources.hash(late, self._buffer, lambda _: self.tick(0))
+        return {unit: error for unit, error in read if error is not None}
 
     def compare(self, units: Sequence[Unit]) -> Iterator[Outcome]:
         """Compare what stands under each unit's name with its source."""

@@ -199,8 +199,8 @@ class Sources(Tree):
         """Read each unit while rsync does."""
         for unit in units:
             try:
-                for _ in self._open[unit.staged].chunks(buffer):
-                    tick(0)
+                for chunk in self._open[unit.staged].chunks(buffer):
+                    tick(len(chunk))
             except UnitError as error:
                 yield Outcome(unit, error)
             else:
