@@ -120,9 +120,10 @@ class Child:
         return self.settings.name if self.settings else self.path.stem.removeprefix("ds_")
 
     def stand(self, state: State | None, why: str = "") -> None:
-        """Come into a state, for people."""
-        if (state, why) != (self.state, self.why):
-            self.state, self.why, self.since = state, why, time.time()
+        """Come into a state, for people, or stay in it for what may be another reason."""
+        if state != self.state:
+            self.since = time.time()
+        self.state, self.why = state, why
 
     @property
     def is_decided(self) -> bool:

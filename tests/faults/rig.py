@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -247,6 +248,11 @@ def at_rest(server: Server | None) -> None:
     if isinstance(server, Proftpd):
         # One that waits for a data connection of a client that is gone does so for minutes, and does nothing.
         wait_for(lambda: all(map(_sleeps, server.sessions())), "the sessions of a killed run to come to rest")
+        server.kill_sessions()
+    elif isinstance(server, Rsyncd):
+        # Its own processes may wait for each other for ever once nobody is there any more; none of them is ours.
+        with suppress(TimeoutError):
+            wait_for(lambda: not server.sessions(), "the sessions of a killed run to end")
         server.kill_sessions()
     elif server is not None:
         wait_for(lambda: not server.sessions(), "the sessions of a killed run to end")
