@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mistamover.transports import ranges
+from tests.faults.conftest import LONG
 from tests.faults.oracle import Watcher
 from tests.faults.relay import Cut, Fault, Relay
 from tests.faults.rig import PACKAGE, Rig, finished
@@ -40,7 +41,7 @@ def test_it_goes_over_as_many_connections_as_there_are_lanes(far: Rig, long_wire
     assert long_wire.connections == LANES
 
 
-@pytest.mark.parametrize("cut", [Cut.RESET, Cut.CLOSE, Cut.STALL])
+@pytest.mark.parametrize("cut", [Cut.RESET, pytest.param(Cut.CLOSE, marks=LONG), Cut.STALL])
 def test_what_a_broken_connection_had_not_delivered_goes_over_others(far: Rig, long_wire: Relay, cut: Cut) -> None:
     long_wire.faults += [WHOLE, Fault(cut, there=RANGE // 2), Fault(cut, there=100_000)]
     long_wire.rate = BIG / 2

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.conftest import LONG
 from tests.faults.oracle import Watcher
 from tests.faults.relay import Cut, Fault, Relay
 from tests.faults.rig import Rig, Run, finished
@@ -134,8 +135,15 @@ def test_what_nobody_needs_any_more_is_gone_after_two_passes(far: Rig, long_wire
     assert list(far.staging.iterdir()) == []
 
 
-@pytest.mark.parametrize("which", ["part", "notes"])
-@pytest.mark.parametrize("is_there", [True, False], ids=["to a file", "to nothing"])
+@pytest.mark.parametrize(
+    ("which", "is_there"),
+    [
+        ("part", True),
+        ("notes", False),
+        pytest.param("part", False, marks=LONG),
+        pytest.param("notes", True, marks=LONG),
+    ],
+)
 def test_a_link_in_its_place_is_not_followed(far: Rig, long_wire: Relay, which: str, is_there: bool) -> None:
     interrupted(far, long_wire)
     outside = far.base / "outside"

@@ -91,7 +91,7 @@ def in_the_background(work: threading.Thread) -> Iterator[None]:
         work.join()
 
 
-@pytest.mark.parametrize("kills", [12, pytest.param(50, marks=LONG)])
+@pytest.mark.parametrize("kills", [6, pytest.param(50, marks=LONG)])
 def test_killed_at_random_during_work(installed: Installed, sshd: Sshd, kills: int) -> None:
     """Worker, supervisor or both: after a start all is delivered, no process strays, no lock needs a hand."""
     streams = ["a", "b"]
