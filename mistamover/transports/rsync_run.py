@@ -152,11 +152,6 @@ class Run:
         """Whether its end was not seen yet."""
         return self._process.returncode is None
 
-    @property
-    def is_held(self) -> bool:
-        """Whether it still waits for the end of its input."""
-        return self._end is not None
-
     def close(self) -> None:
         """End it, and let go of what it was given and what it said."""
         self.kill()
