@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from mistamover.errors import NotTaken, SourceMoved, TargetDown
+from mistamover.events import nothing
 from mistamover.testing.rig import STREAM, Rig, Tick, deliver, errors, failed, noise, tree
 from mistamover.transports import ranges
 from mistamover.transports.contract import Transport
@@ -78,24 +80,13 @@ def test_no_connection_makes_a_file_anew_that_is_gone(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verify: str
 ) -> None:
     """The first one would go on with what has no name any more, and half of it would be published."""
-    client = Siblings.client
-    write = SftpClient.write_now
-    is_gone_now = threading.Event()
 
-    def joins_late(siblings: Siblings, number: int) -> SftpClient | None:
-        found = client(siblings, number)
+    def removes_it() -> None:
         for path in unfinished(rig):
             path.unlink()
-        is_gone_now.set()
-        return found
-
-    def writes_later(client: SftpClient, packet: bytes, data: memoryview) -> None:
-        assert is_gone_now.wait(30)
-        write(client, packet, data)
 
     monkeypatch.setattr(ranges, "LONG", 0.0)
-    monkeypatch.setattr(Siblings, "client", joins_late)
-    monkeypatch.setattr(SftpClient, "write_now", writes_later)
+    have_all_wait_for_the_second_connection(monkeypatch, before=removes_it)
     (tmp_path / "rig").mkdir()
     rig = Rig(tmp_path / "rig", options(sshd, "openssh"))
     rig.put("big", noise(ranges.RANGED))
@@ -112,24 +103,13 @@ def test_where_no_bytes_are_compared_no_two_tries_write_one_file(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verify: str
 ) -> None:
     """What an earlier session was asked for may be done late: just before a further connection joins in."""
-    client = Siblings.client
-    write = SftpClient.write_now
-    has_come = threading.Event()
 
-    def joins_late(siblings: Siblings, number: int) -> SftpClient | None:
-        found = client(siblings, number)
-        has_come.set()
+    def opens_it_too() -> None:
         with pytest.raises(TargetDown):
             list(earlier.send(named(units, f"{earlier.tag}5eed", 1)))
-        return found
-
-    def writes_later(client: SftpClient, packet: bytes, data: memoryview) -> None:
-        assert has_come.wait(30)
-        write(client, packet, data)
 
     monkeypatch.setattr(ranges, "LONG", 0.0)
-    monkeypatch.setattr(Siblings, "client", joins_late)
-    monkeypatch.setattr(SftpClient, "write_now", writes_later)
+    have_all_wait_for_the_second_connection(monkeypatch, after=opens_it_too)
     (tmp_path / "rig").mkdir()
     rig = Rig(tmp_path / "rig", options(sshd, "openssh"))
     rig.put("big", noise(ranges.RANGED))
@@ -185,6 +165,28 @@ def of_user(rig: Rig, user: str, tick: Tick = lambda _: None) -> Transport:
     return transport.open()
 
 
+def have_all_wait_for_the_second_connection(
+    monkeypatch: pytest.MonkeyPatch, *, before: Callable[[], None] = nothing, after: Callable[[], None] = nothing
+) -> None:
+    """Have nobody write before it has joined; something else happens just before that, or just after."""
+    client, write = Siblings.client, SftpClient.write_now
+    has_joined = threading.Event()
+
+    def joins(siblings: Siblings, number: int) -> SftpClient | None:
+        found = client(siblings, number)
+        before()
+        has_joined.set()
+        after()
+        return found
+
+    def writes_later(client: SftpClient, packet: bytes, data: memoryview) -> None:
+        assert has_joined.wait(30)
+        write(client, packet, data)
+
+    monkeypatch.setattr(Siblings, "client", joins)
+    monkeypatch.setattr(SftpClient, "write_now", writes_later)
+
+
 def unfinished(rig: Rig) -> list[Path]:
     """What is there of a large file that is not whole, and its notes."""
     return [path for path in (rig.target / OWN_NAME / STREAM).iterdir() if "-" in path.name]
@@ -201,23 +203,10 @@ def test_a_server_that_takes_no_ranges_gets_files_in_order(
     start_sshd: StartSshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, first: dict[str, type]
 ) -> None:
     """At once where it says so at their beginning, else with the next try."""
-    client, write = Siblings.client, SftpClient.write_now
-    has_joined = threading.Event()
-
-    def joins(siblings: Siblings, number: int) -> SftpClient | None:
-        found = client(siblings, number)
-        has_joined.set()
-        return found
-
-    def writes_later(client: SftpClient, packet: bytes, data: memoryview) -> None:
-        assert has_joined.wait(30)
-        write(client, packet, data)
-
     server = start_sshd(subsystem=f"{sys.executable} {picky_sftp.__file__} {mode} {sftp_server()}")
     monkeypatch.setattr(ranges, "LONG", 0.0)
-    monkeypatch.setattr(Siblings, "client", joins)
     if mode == "in-order":
-        monkeypatch.setattr(SftpClient, "write_now", writes_later)
+        have_all_wait_for_the_second_connection(monkeypatch)
     (tmp_path / "rig").mkdir()
     rig = Rig(tmp_path / "rig", options(server, "openssh"))
     for name in ("big", "bigger"):
