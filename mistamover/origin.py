@@ -48,7 +48,9 @@ def belong_to(directory: Path, spool: Path) -> None:
         if known != own:
             _tell(file, own)
     except OSError as error:
-        raise LedgerError(f"{file}: {error.strerror}; nothing is moved without a record") from error
+        raise LedgerError(
+            f"{error.filename or file}: {error.strerror}; nothing is moved without a record"
+        ) from error
 
 
 def _told(file: Path) -> Origin | None:
